@@ -1,0 +1,1 @@
+"""Cases to batches: layouts, manifest, splits, store, augmentation, loader."""

@@ -1,0 +1,1 @@
+"""Labels to numbers and pictures."""

@@ -1,0 +1,1 @@
+"""A volume to labels: sliding window, prediction, label composition."""

@@ -1,0 +1,1 @@
+"""Tensors to tensors: the Swin encoder, SwinUNETR, the pretext heads, weights."""
