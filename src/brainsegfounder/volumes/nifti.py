@@ -19,6 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from brainsegfounder.errors import LabelError, VolumeError
+from brainsegfounder.files import write_bytes
 from brainsegfounder.volumes.volume import Affine, Volume
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -96,7 +97,8 @@ def write_nifti(path: str | os.PathLike[str], volume: Volume) -> None:
         volume: Shape (1, I, J, K). Integers are stored as uint8 or int16, others as float32.
 
     Raises:
-        VolumeError: The volume has more than one channel, or the file cannot be written.
+        VolumeError: The volume has more than one channel.
+        RunError: The file cannot be written.
     """
     if volume.voxels.shape[0] != 1:
         raise VolumeError(f"{path}: {volume.voxels.shape[0]} channels; one file holds one.")
@@ -106,7 +108,10 @@ def write_nifti(path: str | os.PathLike[str], volume: Volume) -> None:
     image.header.set_xyzt_units("mm")
     image.set_sform(volume.affine, code=1)
     image.set_qform(volume.affine, code=1, strip_shears=True)
-    _write_bytes(Path(path), image.to_bytes())
+    content = image.to_bytes()
+    if Path(path).name.lower().endswith(".gz"):
+        content = gzip.compress(content, compresslevel=6, mtime=0)
+    write_bytes(Path(path), content)
 
 
 def _storable(voxels: NDArray[Any]) -> NDArray[Any]:
@@ -114,19 +119,6 @@ def _storable(voxels: NDArray[Any]) -> NDArray[Any]:
         return voxels.astype(np.float32)
     small = voxels.min(initial=0) >= 0 and voxels.max(initial=0) <= np.iinfo(np.uint8).max
     return voxels.astype(np.uint8 if small else np.int16)
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    if path.name.lower().endswith(".gz"):
-        content = gzip.compress(content, compresslevel=6, mtime=0)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise VolumeError(f"{path}: cannot be written: {error.strerror or error}.") from error
 
 
 def _load(path: Path) -> nib.Nifti1Image:

@@ -1,0 +1,254 @@
+"""A run's report: one HTML file with everything in it, that needs no network and runs no script.
+
+A workflow fills a `Report` and calls `write_report`. Every text is escaped, pictures are embedded,
+and a content security policy forbids the rest, so a report can be mailed and opened anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from brainsegfounder.errors import UsageError
+from brainsegfounder.evaluation.metrics import RegionScore, RegionSummary, summarise, write_text
+
+Cell = str | int | float | None
+
+DISCLAIMER = "Research use only. Not a medical device."
+MISSING = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure with what is to be read beside it.
+
+    Attributes:
+        data_uri: `data:image/...;base64,...`, as `figures` gives it.
+        caption: What the picture shows and how it was made.
+        alt: What a reader who does not see the picture needs to know.
+    """
+
+    data_uri: str
+    caption: str
+    alt: str
+
+    def __post_init__(self) -> None:
+        if not self.data_uri.startswith(("data:image/png;base64,", "data:image/svg+xml;base64,")):
+            raise ValueError(f"not an embedded picture: {self.data_uri[:40]!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under columns; numbers are aligned and rounded per column, None shows as a dash."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True, slots=True)
+class Highlight:
+    """One number that stands large at the top: what it is, its value, and its spread."""
+
+    label: str
+    value: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryCase:
+    """One case shown in pictures.
+
+    Attributes:
+        role: Why it is shown, such as `best`, `median` or `worst`.
+        case: Name of the case.
+        picture: Its mosaic.
+        facts: Numbers to print beside it, such as Dice per region.
+    """
+
+    role: str
+    case: str
+    picture: Picture
+    facts: Mapping[str, Cell] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything a report says, in the order it says it; an empty section is left out.
+
+    Attributes:
+        title: What was done, in a few words.
+        subtitle: One sentence on it.
+        highlights: Up to about six large numbers.
+        warnings: What a reader must know before believing the numbers.
+        notes: What else is worth knowing.
+        run: What was run: recipe, model, data, versions, times.
+        curves: Pictures of the training, and of the spread of scores.
+        tables: Scores, lists of cases, comparisons.
+        gallery: Cases in pictures.
+        rules: How each metric was computed, usually `metrics.RULES`.
+        provenance: Anything JSON can hold; shown folded.
+    """
+
+    title: str
+    subtitle: str = ""
+    highlights: Sequence[Highlight] = ()
+    warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    run: Mapping[str, Cell] = field(default_factory=dict)
+    curves: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    gallery: Sequence[GalleryCase] = ()
+    rules: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the report as one HTML file, whole or not at all.
+
+    Args:
+        path: Where to; its folder is made, a file of that name is replaced.
+        report: What it says.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    write_text(path, render(report))
+
+
+def render(report: Report) -> str:
+    """The report as HTML text."""
+    template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["cell"] = _cell
+    provenance = json.dumps(report.provenance, indent=2, ensure_ascii=False, default=str)
+    return environment.from_string(template).render(
+        report=report,
+        tables=[_PrintedTable.of(table) for table in report.tables],
+        provenance=provenance if report.provenance else "",
+        disclaimer=DISCLAIMER,
+    )
+
+
+def pick_gallery(scores: Sequence[RegionScore], region: str) -> dict[str, str]:
+    """Choose the cases to show, by the Dice of one region.
+
+    Cases with an empty reference are chosen only where there is no other: their Dice is 0 or 1 by
+    rule. Ties are broken by the case's name.
+
+    Args:
+        scores: Scores of any number of cases and regions.
+        region: The region that decides.
+
+    Returns:
+        The names of the `best`, `median` (the lower of two) and `worst` case; with fewer than
+        three cases some are the same.
+
+    Raises:
+        UsageError: No case has a score for the region.
+    """
+    members = [score for score in scores if score.region == region]
+    if not members:
+        known = ", ".join(dict.fromkeys(score.region for score in scores)) or "none"
+        raise UsageError(f"no case has a score for region '{region}'; regions found: {known}.")
+    filled = [score for score in members if score.empty in ("none", "prediction")]
+    ranked = sorted(filled or members, key=lambda score: (score.dice, score.case))
+    chosen = {"best": ranked[-1], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[0]}
+    return {role: score.case for role, score in chosen.items()}
+
+
+def score_tables(scores: Sequence[RegionScore]) -> list[Table]:
+    """The two tables of an evaluation: one row per region, and one row per case and region."""
+    by_region = [_summary_row(region, row) for region, row in summarise(scores).items()]
+    return [
+        Table(
+            "Scores per region, over all cases. SD is the sample standard deviation.",
+            ["region", "cases", "Dice mean", "Dice SD", "Dice median", "HD95 mean (mm)",
+             "HD95 median (mm)", "volume difference mean (mL)"],
+            by_region,
+        ),
+        Table(
+            "Scores per case and region. Volume difference is prediction minus reference.",
+            ["case", "region", "Dice", "HD95 (mm)", "volume (mL)", "reference volume (mL)",
+             "volume difference (mL)", "empty mask"],
+            [_score_row(score) for score in scores],
+        ),
+    ]  # fmt: skip
+
+
+def _summary_row(region: str, row: RegionSummary) -> list[Cell]:
+    return [
+        region, row.num_cases, row.dice_mean, row.dice_sd, row.dice_median, row.hd95_mm_mean,
+        row.hd95_mm_median, row.volume_difference_ml_mean,
+    ]  # fmt: skip
+
+
+def _score_row(score: RegionScore) -> list[Cell]:
+    return [
+        score.case, score.region, score.dice, score.hd95_mm, score.volume_ml,
+        score.reference_volume_ml, score.volume_difference_ml,
+        None if score.empty == "none" else score.empty,
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _PrintedTable:
+    """A table as text: every cell rounded as its column wants it.
+
+    Attributes:
+        caption: As given.
+        columns: Heading of each column, and whether it holds numbers (they stand right).
+        rows: Text of each cell, beside the same mark.
+    """
+
+    caption: str
+    columns: list[tuple[str, bool]]
+    rows: list[list[tuple[str, bool]]]
+
+    @classmethod
+    def of(cls, table: Table) -> _PrintedTable:
+        for row in table.rows:
+            if len(row) != len(table.columns):
+                raise ValueError(f"{table.caption!r}: {len(row)} cells, {table.columns}")
+        columns = [[row[number] for row in table.rows] for number in range(len(table.columns))]
+        printed = [_column(column) for column in columns]
+        numeric = [
+            any(isinstance(cell, int | float) for cell in column)
+            and not any(isinstance(cell, str) for cell in column)
+            for column in columns
+        ]
+        rows = [list(zip(row, numeric, strict=True)) for row in zip(*printed, strict=True)]
+        return cls(table.caption, list(zip(table.columns, numeric, strict=True)), rows)
+
+
+def _column(cells: Sequence[Cell]) -> list[str]:
+    """Floats of one column with one number of decimals: more for small numbers."""
+    largest = max((abs(cell) for cell in cells if isinstance(cell, float)), default=0.0)
+    if 0 < largest < 0.01:
+        return [_cell(cell) for cell in cells]
+    decimals = 3 if largest < 10 else 2 if largest < 100 else 1
+    return [
+        f"{cell:.{decimals}f}".replace("-", "−") if isinstance(cell, float) else _cell(cell)
+        for cell in cells
+    ]
+
+
+def _cell(value: Cell) -> str:
+    """One value as text, when it stands alone."""
+    if value is None or value == "":
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
+    if isinstance(value, float):
+        return f"{value:.4g}".replace("-", "−")
+    return str(value)

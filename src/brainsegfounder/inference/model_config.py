@@ -1,0 +1,119 @@
+"""`config.json` of a model folder: everything inference must know beside the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from brainsegfounder.errors import WeightsError
+from brainsegfounder.files import write_text
+from brainsegfounder.recipes import (
+    PatchSize,
+    PredictSettings,
+    PreparationSettings,
+    Recipe,
+    Region,
+    Section,
+)
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+class ModelConfig(Section):
+    """What a model is, what it wants to see and what it says."""
+
+    format: Literal[1] = 1
+    """Version of this file's layout."""
+    kind: Literal["segmentation", "pretraining"]
+    """A SwinUNETR, or an encoder with pretext heads."""
+    name: str
+    """Name of the recipe that made it."""
+    scale: str
+    """Width and depth."""
+    merging: Literal["complete", "legacy", "v2"]
+    """Order of the corners in patch merging."""
+    contrasts: tuple[str, ...]
+    """Input channels in order."""
+    labels: dict[str, int]
+    """Name and value of every label that may be written."""
+    regions: dict[str, Region]
+    """Regions in the order of the output channels."""
+    target: Literal["regions", "classes"]
+    """Whether outputs are sigmoids of regions or a softmax over background and labels."""
+    preparation: PreparationSettings
+    """Orientation, spacing and normalisation of the input."""
+    patch_size_vox: PatchSize
+    """Window of inference, as in training."""
+    predict: PredictSettings
+    """Overlap and blending of windows."""
+    pooled_heads: bool = False
+    """Whether pretext heads read the mean token."""
+    provenance: dict[str, Any] = {}
+    """Where it comes from."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Distance between voxel centres that the network sees; None for each scan's own."""
+        return self.preparation.spacing_mm
+
+    @property
+    def num_outputs(self) -> int:
+        """Output channels of the network."""
+        return len(self.regions) if self.target == "regions" else 1 + len(self.labels)
+
+
+def config_of(
+    recipe: Recipe, kind: Literal["segmentation", "pretraining"], provenance: dict[str, Any]
+) -> ModelConfig:
+    """The config of a model that a recipe trains."""
+    stage = recipe.finetune if kind == "segmentation" else recipe.pretrain
+    if stage is None:
+        raise ValueError(f"{recipe.name} has no section for {kind}")
+    return ModelConfig(
+        kind=kind,
+        name=recipe.name,
+        scale=recipe.model.scale,
+        merging=recipe.model.merging,
+        contrasts=recipe.data.contrasts,
+        labels=recipe.data.labels,
+        regions=recipe.data.regions,
+        target=recipe.finetune.target if recipe.finetune else "regions",
+        preparation=recipe.preparation,
+        patch_size_vox=stage.patch_size_vox,
+        predict=recipe.predict,
+        pooled_heads=recipe.pretrain.tasks.pooled_heads if recipe.pretrain else False,
+        provenance=provenance,
+    )
+
+
+def write_config(folder: Path, config: ModelConfig) -> None:
+    """Write `config.json` into a model folder."""
+    text = json.dumps(config.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    write_text(folder / CONFIG_NAME, text + "\n")
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read the config of a model folder.
+
+    Raises:
+        WeightsError: There is none, or it is not valid; the message names the field.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise WeightsError(
+            f"{folder}: no {CONFIG_NAME} found; expected a model folder ({WEIGHTS_NAME} and "
+            f"{CONFIG_NAME}) or a run that has one."
+        )
+    try:
+        return ModelConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, OSError, UnicodeDecodeError) as error:
+        reason = "; ".join(_field_errors(error)) if isinstance(error, ValidationError) else error
+        raise WeightsError(f"{path}: {reason}. Export or train the model again.") from None
+
+
+def _field_errors(error: ValidationError) -> list[str]:
+    return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3]]

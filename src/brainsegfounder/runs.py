@@ -1,0 +1,218 @@
+"""A run's folder: what was asked, with what, and everything measured on the way.
+
+    RUN/
+      recipe.resolved.yaml   the complete recipe; feeding it back repeats the run
+      provenance.json        versions, code state, command, device, fingerprints, seeds
+      metrics.jsonl          one record a logged step and a validation
+      checkpoints/           see training/checkpoint.py
+      model/                 the best model so far, as a model folder
+      report.html            pictures and tables
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from brainsegfounder.errors import OutputExistsError, RecipeError
+from brainsegfounder.files import check_new_folder, write_text
+from brainsegfounder.recipes import Recipe, dump_recipe, load_recipe
+
+log = logging.getLogger(__name__)
+
+RESEARCH_ONLY = "Research use only. Not a medical device."
+PACKAGES = ("brainsegfounder", "torch", "numpy", "scipy", "nibabel", "blosc2", "safetensors")
+SECONDS_BETWEEN_LINES = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An opened run folder."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return self.folder / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Where the best model is."""
+        return self.folder / "model"
+
+    def record(self, values: Mapping[str, float | int | str]) -> None:
+        """Append one record to `metrics.jsonl`."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop records beyond a step, as a resumed run makes these steps again."""
+        kept = [record for record in self.records() if record.get("step", 0) <= step]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_text(self.folder / "metrics.jsonl", text)
+
+    def records(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """All records, or those of one kind; a line cut off by a kill is left out."""
+        path = self.folder / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        records = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+        return [record for record in records if kind is None or record.get("kind") == kind]
+
+
+def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
+    """Make a run's folder, or reopen it to go on.
+
+    Args:
+        folder: Where.
+        recipe: What to run; saved as `recipe.resolved.yaml`.
+        resume: Go on in a folder that has a run of the same recipe.
+
+    Raises:
+        OutputExistsError: It has content and `resume` is off.
+        RecipeError: It was started with another recipe; the message names the fields.
+    """
+    saved = folder / "recipe.resolved.yaml"
+    if resume and saved.is_file():
+        _check_same_recipe(load_recipe(saved), recipe, folder)
+        return Run(folder)
+    if saved.is_file():
+        raise OutputExistsError(
+            f"{folder}: holds a run already; expected a new folder. Add --resume to go on with "
+            "it, or choose another --out."
+        )
+    check_new_folder(folder)
+    write_text(saved, dump_recipe(recipe))
+    return Run(folder)
+
+
+def write_provenance(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `provenance.json`: versions, code state, command and the facts given.
+
+    Returns:
+        What was written.
+    """
+    record = {
+        "notice": RESEARCH_ONLY,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": {name: _version(name) for name in PACKAGES},
+        "code": _git_state(),
+        **facts,
+    }
+    write_text(run.folder / "provenance.json", json.dumps(record, indent=1))
+    return record
+
+
+@contextlib.contextmanager
+def progress(total: int, what: str, start: int = 0) -> Iterator[Callable[..., None]]:
+    """Show how far a long job is: a bar on a terminal, one plain line a minute otherwise.
+
+    Yields:
+        A function to call with the number done so far and, if any, a few words to show.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _line_reporter(total, what, start)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=total, completed=start, note="")
+        yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+
+def _line_reporter(total: int, what: str, start: int) -> Callable[..., None]:
+    began_s = last_s = time.monotonic()
+
+    def report(done: int, note: str = "") -> None:
+        nonlocal last_s
+        now_s = time.monotonic()
+        if now_s - last_s < SECONDS_BETWEEN_LINES and done < total:
+            return
+        last_s = now_s
+        rate = (done - start) / max(now_s - began_s, 1e-6)
+        left_min = (total - done) / max(rate, 1e-9) / 60
+        log.info("%s %d/%d, %.2f/s, %.0f min to go %s", what, done, total, rate, left_min, note)
+
+    return report
+
+
+def _check_same_recipe(found: Recipe, wanted: Recipe, folder: Path) -> None:
+    one, other = _flat(found.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
+    changed = [
+        f"{field} was {one.get(field)}, now {other.get(field)}"
+        for field in sorted(one.keys() | other.keys())
+        if one.get(field) != other.get(field)
+    ]
+    if changed:
+        raise RecipeError(
+            f"{folder}: started with another recipe ({'; '.join(changed[:5])}). "
+            "Give the same recipe to resume, or another --out."
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state() -> dict[str, Any]:
+    """Commit of the source checkout this package runs from; empty for an installed one."""
+    here = Path(__file__).parent
+
+    def ask(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}

@@ -1,0 +1,288 @@
+"""One loop for every stage: what differs between stages is a loss function and a validation."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from brainsegfounder.errors import CheckpointError, TrainingError
+from brainsegfounder.recipes import StageSettings
+from brainsegfounder.training.checkpoint import (
+    TrainingState,
+    committed,
+    load_checkpoint,
+    save_checkpoint,
+)
+from brainsegfounder.training.optim import learning_rate, make_optimizer
+
+log = logging.getLogger(__name__)
+
+MAX_SKIPPED_IN_A_ROW = 10
+LOG_EVERY = 10
+
+
+class BatchOnDevice(Protocol):
+    """What the loop needs of a batch."""
+
+    cases: tuple[str, ...]
+
+    def to(self, device: torch.device) -> BatchOnDevice:
+        """The same batch on a device."""
+        ...
+
+
+LossParts = dict[str, Tensor]
+LossFunction = Callable[[nn.Module, BatchOnDevice, torch.Generator], LossParts]
+"""From network, batch and randomness to the named parts whose sum is minimised."""
+
+BatchSource = Callable[[int], Iterator[BatchOnDevice]]
+"""Batches of the run from a given number on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """How the best model is chosen.
+
+    Attributes:
+        measure: Named values of the network as it is.
+        key: Which of them decides.
+        direction: Whether more or less of it is better.
+    """
+
+    measure: Callable[[nn.Module], Mapping[str, float]]
+    key: str
+    direction: Literal["max", "min"]
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether a value beats the best one so far; a value that is not a number never does."""
+        if math.isnan(value):
+            return False
+        if best is None:
+            return True
+        return value > best if self.direction == "max" else value < best
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything the loop is given.
+
+    Attributes:
+        settings: Steps, optimiser, precision, intervals.
+        seed: Of dropout, pretext tasks and views; step number and seed fix all randomness.
+        loss: Of one batch.
+        batches: Where batches come from.
+        validation: How the best model is chosen, or None: then the last one is best.
+        checkpoints: Folder of the checkpoints.
+        resumed: Called with the step that a resumed run goes on from.
+        fingerprint: Identifies the run to its checkpoints.
+        record: Receives one flat record per logged step and per validation.
+        keep_best: Called whenever the network is the best so far.
+        advance: Called after every step with its number and loss, for a progress bar.
+    """
+
+    settings: StageSettings
+    seed: int
+    loss: LossFunction
+    batches: BatchSource
+    validation: Validation | None
+    checkpoints: Path
+    resumed: Callable[[int], None]
+    fingerprint: str
+    record: Callable[[Mapping[str, float | int | str]], None]
+    keep_best: Callable[[nn.Module, int], None]
+    advance: Callable[[int, float], None]
+
+
+class Interrupted(BaseException):
+    """A signal asked for the end; a checkpoint has been saved."""
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}")
+        self.exit_code = 128 + signal_number
+
+
+def train(model: nn.Module, job: Job, device: torch.device) -> TrainingState:
+    """Train to the last step, from the newest good checkpoint where there is one.
+
+    Args:
+        model: On the device; changed in place.
+        job: What to do.
+        device: Where to compute.
+
+    Returns:
+        The final state.
+
+    Raises:
+        TrainingError: Ten steps in a row had a loss or gradient that is not finite.
+        CheckpointError: A checkpoint cannot be written, or belongs to another run.
+        Interrupted: SIGINT or SIGTERM came; a checkpoint is saved.
+    """
+    optimizer = make_optimizer(model, job.settings.optimizer)
+    state = _resume(model, optimizer, job)
+    if state.step >= job.settings.steps:
+        return state
+    accumulation = job.settings.optimizer.accumulation
+    batches = job.batches(state.step * accumulation)
+    skipped, started_s = 0, time.monotonic() - state.elapsed_s
+    with _CatchSignals() as signals:
+        for step in range(state.step, job.settings.steps):
+            micro_batches = [next(batches).to(device) for _ in range(accumulation)]
+            values = _step(model, optimizer, job, micro_batches, step, device)
+            skipped = 0 if values["skipped"] == 0 else skipped + 1
+            if skipped >= MAX_SKIPPED_IN_A_ROW:
+                raise TrainingError(_not_finite(step, micro_batches))
+            elapsed_s = time.monotonic() - started_s
+            state = replace(state, step=step + 1, elapsed_s=elapsed_s)
+            if step % LOG_EVERY == 0 or state.step == job.settings.steps:
+                job.record({"kind": "train", "step": state.step, "time_s": elapsed_s, **values})
+            job.advance(state.step, values["loss"])
+            state = _after_step(model, optimizer, job, state, signals.received)
+            if signals.received is not None:
+                raise Interrupted(signals.received, state.step)
+    return state
+
+
+def _after_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    job: Job,
+    state: TrainingState,
+    signal_number: int | None,
+) -> TrainingState:
+    """Validate and save where the intervals, the end or a signal ask for it."""
+    is_last = state.step == job.settings.steps
+    if signal_number is None and (is_last or state.step % job.settings.validate_every == 0):
+        state = _validate(model, job, state)
+    if is_last or signal_number is not None or state.step % job.settings.checkpoint_every == 0:
+        save_checkpoint(job.checkpoints, model, optimizer, state)
+    return state
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    job: Job,
+    batches: list[BatchOnDevice],
+    step: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """One optimiser step; nothing changes where loss or gradient is not finite."""
+    model.train()
+    rate = learning_rate(step, job.settings.steps, job.settings.optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    totals: dict[str, float] = {}
+    for number, batch in enumerate(batches):
+        # Dropout draws from the global generator: its state is a function of the step.
+        torch.manual_seed(_mixed(job.seed, step, number))
+        generator = torch.Generator().manual_seed(_mixed(job.seed + 1, step, number))
+        with _autocast(job.settings.precision, device):
+            parts = job.loss(model, batch, generator)
+            loss = torch.stack(list(parts.values())).sum() / len(batches)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, value in parts.items():
+            totals[name] = totals.get(name, 0.0) + float(value.detach()) / len(batches)
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), _clip(job.settings)))
+    total = sum(totals.values())
+    finite = math.isfinite(total) and math.isfinite(norm)
+    if finite:
+        optimizer.step()
+    else:
+        log.warning("step %d: loss %s, gradient norm %s; step skipped", step + 1, total, norm)
+    return {
+        "loss": total, **totals, "gradient_norm": norm, "lr": rate, "skipped": float(not finite)
+    }  # fmt: skip
+
+
+def _validate(model: nn.Module, job: Job, state: TrainingState) -> TrainingState:
+    if job.validation is None:
+        job.keep_best(model, state.step)
+        return replace(state, best_step=state.step)
+    model.eval()
+    values = job.validation.measure(model)
+    job.record({"kind": "validation", "step": state.step, **values})
+    value = values[job.validation.key]
+    if not job.validation.improves(value, state.best_value):
+        return state
+    job.keep_best(model, state.step)
+    return replace(state, best_value=value, best_step=state.step)
+
+
+def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job) -> TrainingState:
+    for path in reversed(committed(job.checkpoints)):
+        try:
+            state = load_checkpoint(path, model, optimizer, job.fingerprint)
+        except CheckpointError as error:
+            if "belongs to another" in str(error):
+                raise
+            log.warning("%s Trying the one before.", error)
+            continue
+        log.info("going on from step %d (%s)", state.step, path)
+        job.resumed(state.step)
+        return state
+    return TrainingState(0, None, None, job.fingerprint, 0.0)
+
+
+def _not_finite(step: int, batches: list[BatchOnDevice]) -> str:
+    cases = ", ".join(sorted({case for batch in batches for case in batch.cases}))
+    return (
+        f"step {step + 1}: loss or gradient was not finite {MAX_SKIPPED_IN_A_ROW} times in a row "
+        f"(last cases: {cases}); expected numbers. Lower optimizer.peak_lr, or look at these cases."
+    )
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed of several numbers (a fixed, order-dependent mix below 2^63)."""
+    mixed = 0x9E3779B97F4A7C15
+    for number in numbers:
+        mixed = ((mixed ^ (number & 0xFFFFFFFF)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 29
+    return mixed >> 1
+
+
+def _clip(settings: StageSettings) -> float:
+    return settings.optimizer.clip_norm or math.inf
+
+
+def _autocast(precision: str, device: torch.device) -> torch.autocast:
+    wanted = precision == "bfloat16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+class _CatchSignals:
+    """Turns the first SIGINT or SIGTERM into a request; the second one aborts at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> _CatchSignals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._receive)
+            except ValueError:  # not in the main thread: signals are the caller's business
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        log.warning("%s: saving a checkpoint after this step", signal.Signals(number).name)
+        self.received = number

@@ -1,0 +1,156 @@
+"""Moving voxels between grids, with the way back.
+
+Axes and spacings change only here. Every function keeps voxels and affine together, so that any
+result can be carried to any other grid by `resample_to`, and in particular back to the grid of
+the file it came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brainsegfounder.volumes.volume import Grid, Triple, Volume
+
+# Two grids whose corners agree to this fraction of a voxel are one grid.
+SAME_GRID_VOX = 0.5
+EXACT_VOX = 1e-4
+
+
+def to_ras(volume: Volume) -> Volume:
+    """Turn and flip the voxel axes so that I, J, K run to the right, anterior, superior.
+
+    Only whole axes move: no voxel is interpolated, and an oblique volume stays oblique.
+
+    Returns:
+        The same voxels at the same millimetres, shape (C, I', J', K').
+    """
+    orientation = io_orientation(volume.affine)
+    turned = apply_orientation(np.moveaxis(volume.voxels, 0, -1), orientation)
+    affine = volume.affine @ inv_ornt_aff(orientation, volume.shape_vox)
+    return replace(volume, voxels=np.moveaxis(turned, -1, 0), affine=affine)
+
+
+def same_grid(one: Grid, other: Grid) -> bool:
+    """Whether two grids have one shape and corners within half a voxel of each other."""
+    return one.shape_vox == other.shape_vox and one.corner_shift_vox(other) <= SAME_GRID_VOX
+
+
+def spaced_grid(grid: Grid, spacing_mm: tuple[float, float, float]) -> Grid:
+    """The grid that covers the same field of view at another spacing.
+
+    The outer faces of the first voxels coincide; the far side differs by under half a voxel.
+    """
+    ratio = np.asarray(spacing_mm) / np.asarray(grid.spacing_mm)
+    shape = np.maximum(1, np.rint(np.asarray(grid.shape_vox) / ratio)).astype(int)
+    affine = grid.affine.copy()
+    affine[:3, :3] = grid.affine[:3, :3] * ratio
+    affine[:3, 3] += grid.affine[:3, :3] @ ((ratio - 1) / 2)
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+def resample_to(volume: Volume, grid: Grid) -> Volume:
+    """Carry intensities or probabilities to another grid by trilinear interpolation.
+
+    Where the new grid is coarser, the volume is smoothed first (Gaussian, sigma of half the
+    excess of the spacing ratio), so fine detail does not alias. Grids that differ by whole axes
+    and whole voxels only are copied exactly. Outside the volume the result is 0.
+
+    Args:
+        volume: Voxels of shape (C, I, J, K), any float type.
+        grid: Where the result lives.
+
+    Returns:
+        float32 voxels of shape (C, *grid.shape_vox) with the grid's affine.
+    """
+    matrix, offset = _index_map(volume.grid, grid)
+    sigma_vox = np.maximum(0.0, (np.linalg.norm(matrix, axis=1) - 1.0) / 2.0)
+    sigma_vox[sigma_vox < 0.05] = 0.0
+    order = 0 if _is_exact(matrix, offset) else 1
+    channels = [
+        _interpolate(_smooth(channel, sigma_vox), matrix, offset, grid.shape_vox, order)
+        for channel in volume.voxels.astype(np.float32, copy=False)
+    ]
+    return Volume(np.stack(channels), grid.affine.copy(), volume.source)
+
+
+def resample_labels_to(volume: Volume, grid: Grid) -> Volume:
+    """Carry labels to another grid: each label's share of a voxel decides, the largest wins.
+
+    Args:
+        volume: Integer labels, shape (1, I, J, K).
+        grid: Where the result lives.
+
+    Returns:
+        Labels of the same type, shape (1, *grid.shape_vox); no new values appear.
+    """
+    matrix, offset = _index_map(volume.grid, grid)
+    if _is_exact(matrix, offset):
+        exact = _interpolate(volume.voxels[0], matrix, offset, grid.shape_vox, order=0)
+        return Volume(exact[None], grid.affine.copy(), volume.source)
+    labels = np.zeros(grid.shape_vox, dtype=volume.voxels.dtype)
+    best = np.full(grid.shape_vox, -np.inf, dtype=np.float32)
+    for value in np.unique(volume.voxels):
+        share = resample_to(replace(volume, voxels=(volume.voxels == value)), grid).voxels[0]
+        won = share > best
+        labels[won], best[won] = value, share[won]
+    labels[best <= 0] = 0
+    return Volume(labels[None], grid.affine.copy(), volume.source)
+
+
+def foreground_box(mask: NDArray[np.bool_], margin_vox: Triple) -> tuple[Triple, Triple]:
+    """The smallest box around a mask, widened by a margin and clipped at the border.
+
+    Returns:
+        Start and size along I, J, K; the whole volume where the mask is empty.
+    """
+    starts, sizes = [], []
+    for axis, margin in enumerate(margin_vox):
+        hits = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        first = max(0, int(hits[0]) - margin) if hits.size else 0
+        last = min(mask.shape[axis], int(hits[-1]) + 1 + margin) if hits.size else mask.shape[axis]
+        starts.append(first)
+        sizes.append(last - first)
+    return (starts[0], starts[1], starts[2]), (sizes[0], sizes[1], sizes[2])
+
+
+def _index_map(source: Grid, target: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The matrix and offset that take a voxel index of the target to one of the source."""
+    full = np.linalg.inv(source.affine) @ target.affine
+    return full[:3, :3], full[:3, 3]
+
+
+def _is_exact(matrix: NDArray[np.float64], offset: NDArray[np.float64]) -> bool:
+    whole = np.abs(matrix - np.rint(matrix)).max() < EXACT_VOX / 100
+    permutes = np.allclose(np.abs(np.rint(matrix)).sum(axis=0), 1)
+    return bool(whole and permutes and np.abs(offset - np.rint(offset)).max() < EXACT_VOX)
+
+
+def _smooth(channel: NDArray[np.float32], sigma_vox: NDArray[np.float64]) -> NDArray[np.float32]:
+    if not sigma_vox.any():
+        return channel
+    return ndimage.gaussian_filter(channel, sigma_vox, mode="nearest", truncate=3.0)
+
+
+def _interpolate(
+    channel: NDArray[np.generic],
+    matrix: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    shape_vox: Triple,
+    order: int,
+) -> NDArray[np.generic]:
+    if order == 0:
+        matrix, offset = np.rint(matrix), np.rint(offset)
+    # A diagonal is given as a vector: scipy then interpolates axis by axis, several times faster.
+    diagonal = np.diag(matrix)
+    if np.allclose(matrix, np.diag(diagonal), atol=1e-9):
+        matrix = diagonal
+    # Half a voxel beyond the last centre still belongs to the image, hence "nearest" there.
+    result = ndimage.affine_transform(
+        channel, matrix, offset=offset, output_shape=shape_vox, order=order, mode="constant"
+    )
+    return np.asarray(result)

@@ -1,0 +1,93 @@
+"""Intensities of MRI have no unit: each contrast is standardised inside its own brain."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brainsegfounder.errors import VolumeError
+
+# A skull-stripped volume has a good part of its voxels at exactly zero; a raw one has hardly any.
+STRIPPED_ZERO_FRACTION = 0.1
+CLIP_PERCENTILES = (0.1, 99.9)
+
+
+def foreground(channels: NDArray[np.float32], source: str = "<memory>") -> NDArray[np.bool_]:
+    """Where there is tissue, judged over all contrasts together.
+
+    A volume whose background is exactly zero (skull-stripped) gives every voxel that is not
+    zero in some contrast. Otherwise Otsu's threshold on the first contrast separates head from
+    air; its largest component with holes filled is returned.
+
+    Args:
+        channels: Intensities, shape (C, I, J, K).
+        source: The file, for messages.
+
+    Returns:
+        A mask of shape (I, J, K).
+
+    Raises:
+        VolumeError: Nothing but one value in the whole volume.
+    """
+    if channels.size == 0 or float(np.ptp(channels)) == 0.0:
+        raise VolumeError(
+            f"{source}: every voxel has the same value; expected an image. "
+            "Check the conversion that wrote this file."
+        )
+    mask = (channels != 0).any(axis=0)
+    if mask.mean() <= 1 - STRIPPED_ZERO_FRACTION:
+        return mask
+    return _largest_filled(channels[0] > _otsu(channels[0]))
+
+
+def zscore_inside(
+    channels: NDArray[np.float32], mask: NDArray[np.bool_], source: str = "<memory>"
+) -> NDArray[np.float32]:
+    """Mean 0 and standard deviation 1 inside the mask, exactly 0 outside, contrast by contrast.
+
+    Values beyond the 0.1 and 99.9 percentiles inside the mask are clipped first, so that one
+    spike does not set the scale. There is no fixed window: MRI has no absolute unit.
+
+    Args:
+        channels: Intensities, shape (C, I, J, K).
+        mask: The brain, shape (I, J, K).
+        source: The file, for messages.
+
+    Raises:
+        VolumeError: A contrast has one single value inside the mask.
+    """
+    result = np.zeros(channels.shape, dtype=np.float32)
+    for out, channel in zip(result, channels, strict=True):
+        inside = channel[mask].astype(np.float64)
+        if inside.size == 0 or np.ptp(inside) == 0:
+            raise VolumeError(
+                f"{source}: one contrast has a single value inside the brain; "
+                "expected an image. Check the conversion that wrote this file."
+            )
+        inside = np.clip(inside, *np.percentile(inside, CLIP_PERCENTILES))
+        out[mask] = (inside - inside.mean()) / max(float(inside.std()), 1e-12)
+    return result
+
+
+def _otsu(channel: NDArray[np.float32]) -> float:
+    """The threshold that best separates two classes (Otsu 1979), on 256 bins."""
+    low, high = np.percentile(channel, CLIP_PERCENTILES)
+    counts, edges = np.histogram(
+        channel, bins=256, range=(float(low), float(max(high, low + 1e-6)))
+    )
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    sums = np.cumsum(counts * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gap = sums / below - (sums[-1] - sums) / above
+    return float(centres[int(np.nanargmax(below * above * np.square(gap)))])
+
+
+def _largest_filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    components, number = ndimage.label(mask)
+    if number == 0:
+        return mask
+    largest = int(np.bincount(components.ravel())[1:].argmax()) + 1
+    return np.asarray(ndimage.binary_fill_holes(components == largest))

@@ -1,0 +1,136 @@
+"""`finetune`: the encoder inside a SwinUNETR, with labels, tested on subjects it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from brainsegfounder.data.loader import Batch, PatchSampling
+from brainsegfounder.errors import DataError
+from brainsegfounder.evaluation.metrics import RULES, RegionScore, dice, score_case, write_metrics
+from brainsegfounder.inference.model_config import ModelConfig, config_of
+from brainsegfounder.inference.predictor import Predictor
+from brainsegfounder.recipes import FinetuneSettings, Recipe
+from brainsegfounder.training.loop import BatchOnDevice, LossParts, TrainingState, Validation
+from brainsegfounder.training.losses import class_targets, region_targets, segmentation_loss
+from brainsegfounder.volumes.nifti import write_nifti
+from brainsegfounder.workflows.model_folder import load_model
+from brainsegfounder.workflows.reports import write_finetune_report
+from brainsegfounder.workflows.stage import Stage, open_stage, require, run_stage
+
+
+def run_finetune(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    start: Path | None = None,
+    fold: int | None = None,
+    resume: bool = False,
+) -> tuple[TrainingState, list[RegionScore]]:
+    """Fine-tune on the training subjects, choose on the validation ones, score the test ones.
+
+    Args:
+        recipe: With a `finetune` section.
+        data: A store prepared as the recipe says, with masks.
+        out: The run's folder; its `model` folder is ready for `predict`.
+        start: A run or model folder to take the encoder from, or None for random weights.
+        fold: Which fold is tested, or None for the test subjects the recipe names.
+        resume: Go on in `out`.
+
+    Returns:
+        The final training state, and the scores of the test cases on their files' own grids.
+    """
+    settings = require(recipe.finetune, recipe, "finetune")
+
+    def make_config(provenance: dict[str, Any]) -> ModelConfig:
+        return config_of(recipe, "segmentation", provenance)
+
+    stage = open_stage(
+        recipe, settings, make_config, data=data, out=out, start=start, fold=fold, resume=resume
+    )
+    cases = stage.cases(stage.split.train, labelled=True)
+    if not cases:
+        raise DataError(
+            f"{data}: none of {len(stage.split.train)} training subjects has a mask; expected "
+            "masks beside the scans. Prepare again with a recipe that names data.labels."
+        )
+    state = run_stage(
+        stage,
+        sampling=PatchSampling(
+            settings.patch_size_vox,
+            settings.crops_per_case,
+            settings.foreground_fraction,
+            settings.augment,
+            with_labels=True,
+        ),
+        cases=cases,
+        loss=_loss_function(recipe, settings),
+        validation=_validation(stage),
+        what="fine-tuning",
+    )
+    scores = _test(stage)
+    write_finetune_report(stage, state, scores)
+    return state, scores
+
+
+def _loss_function(
+    recipe: Recipe, settings: FinetuneSettings
+) -> Callable[[nn.Module, BatchOnDevice, torch.Generator], LossParts]:
+    regions = [region.labels for region in recipe.data.regions.values()]
+    values = list(recipe.data.labels.values())
+
+    def loss(model: nn.Module, batch: BatchOnDevice, _: torch.Generator) -> LossParts:
+        labels = cast(Tensor, cast(Batch, batch).labels)
+        is_regions = settings.target == "regions"
+        targets = region_targets(labels, regions) if is_regions else class_targets(labels, values)
+        logits = model(cast(Batch, batch).image)
+        return segmentation_loss(logits, targets, target=settings.target, loss=settings.loss)
+
+    return loss
+
+
+def _validation(stage: Stage) -> Validation | None:
+    """Dice of the validation cases by the shipped predictor, on the prepared grid."""
+    cases = stage.cases(stage.split.validation, labelled=True)
+    if not cases:
+        return None
+    regions = stage.recipe.data.regions
+
+    def measure(model: nn.Module) -> Mapping[str, float]:
+        predictor = Predictor(model, stage.config, stage.device)
+        values: dict[str, list[float]] = {name: [] for name in regions}
+        for case in cases:
+            image = stage.store.prepared_image(case, stage.recipe.data.contrasts)
+            predicted = torch.from_numpy(predictor.labels(image).voxels)
+            reference = torch.from_numpy(stage.store.labels(case)[:])
+            for name, region in regions.items():
+                wanted = torch.tensor(region.labels)
+                one, other = torch.isin(predicted, wanted), torch.isin(reference, wanted)
+                values[name].append(dice(one.numpy(), other.numpy()))
+        means = {f"dice_{name}": sum(v) / len(v) for name, v in values.items()}
+        return {"dice": sum(means.values()) / len(means), **means}
+
+    return Validation(measure, key="dice", direction="max")
+
+
+def _test(stage: Stage) -> list[RegionScore]:
+    """Score the best model on the test cases, each on its file's own grid."""
+    cases = stage.cases(stage.split.test, labelled=True)
+    if not cases:
+        return []
+    model = load_model(stage.run.folder, stage.device)
+    regions = {name: region.labels for name, region in stage.recipe.data.regions.items()}
+    scores = []
+    for case in cases:
+        image = stage.store.prepared_image(case, stage.recipe.data.contrasts)
+        labels = model.labels(image, case.source_grid)
+        write_nifti(stage.run.folder / "test" / f"{case.case}_seg.nii.gz", labels)
+        scores += score_case(case.case, labels, stage.store.reference(case), regions)
+    facts = {"recipe": stage.recipe.name, "split_sha256": stage.split.sha256}
+    write_metrics(stage.run.folder / "test", scores, RULES, facts)
+    return scores

@@ -1,0 +1,228 @@
+"""What every training stage does around the loop: start weights, folders, fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling, batches
+from brainsegfounder.data.splits import Split, split_subjects
+from brainsegfounder.data.store import Store, StoredCase, check_store, open_store
+from brainsegfounder.errors import RecipeError
+from brainsegfounder.files import sha256
+from brainsegfounder.inference.model_config import WEIGHTS_NAME, ModelConfig, read_config
+from brainsegfounder.models.weights import LoadReport, load_encoder, load_state
+from brainsegfounder.recipes import Recipe, StageSettings, dump_recipe
+from brainsegfounder.runs import Run, open_run, progress, write_provenance
+from brainsegfounder.training.loop import Job, LossFunction, TrainingState, Validation, train
+from brainsegfounder.workflows.model_folder import (
+    build_network,
+    choose_device,
+    fast_layout,
+    model_folder,
+    save_model,
+)
+
+SectionT = TypeVar("SectionT")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage that is ready to be trained.
+
+    Attributes:
+        recipe: What to do.
+        settings: Its section of the recipe.
+        store: The data.
+        split: Who is trained on.
+        run: Where results go.
+        config: Of the model it makes.
+        network: On the device, with start weights in it.
+        device: Where to compute.
+        fingerprint: Of recipe, data, split and start weights.
+        transfer: What was loaded from the start weights, or None from scratch.
+    """
+
+    recipe: Recipe
+    settings: StageSettings
+    store: Store
+    split: Split
+    run: Run
+    config: ModelConfig
+    network: nn.Module
+    device: torch.device
+    fingerprint: str
+    transfer: LoadReport | None
+
+    def cases(self, subjects: Sequence[str], *, labelled: bool = False) -> list[StoredCase]:
+        """The stored cases of some subjects, all or only those with a mask."""
+        chosen = set(subjects)
+        return [
+            case
+            for case in self.store.cases
+            if case.subject in chosen and (case.has_labels or not labelled)
+        ]
+
+
+def open_stage(
+    recipe: Recipe,
+    settings: StageSettings,
+    make_config: Callable[[dict[str, Any]], ModelConfig],
+    *,
+    data: Path,
+    out: Path,
+    start: Path | None,
+    fold: int | None,
+    resume: bool,
+) -> Stage:
+    """Check everything that can be checked before training, then make the run's folder.
+
+    Args:
+        recipe: The whole recipe.
+        settings: The stage's section.
+        make_config: From provenance to the config of the model this stage makes.
+        data: The store.
+        out: The run's folder.
+        start: A run or model folder whose encoder is the start, or None for random weights.
+        fold: Which fold is held out, or None for the test subjects the recipe names.
+        resume: Go on in `out`.
+
+    Raises:
+        StoreError: The store does not fit the recipe.
+        WeightsError: The start weights do not fit.
+        OutputExistsError: `out` has content and `resume` is off.
+    """
+    store = open_store(data)
+    check_store(store, recipe)
+    split = _split(store, recipe, fold)
+    device = choose_device()
+    torch.manual_seed(recipe.seed)
+    network = build_network(make_config({}), recipe.model)
+    transfer, start_facts = _transfer(network, recipe, settings, start)
+    identity = {
+        "recipe": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),
+        "manifest": store.manifest_sha256,
+        "split": split.sha256,
+        "start": start_facts.get("weights_sha256"),
+    }
+    run = open_run(out, recipe, resume=resume)
+    provenance = write_provenance(
+        run,
+        {
+            "device": device_name(device),
+            "threads": torch.get_num_threads(),
+            "seed": recipe.seed,
+            "sha256": identity,
+            "fold": fold,
+            "train_subjects": list(split.train),
+            "validation_subjects": list(split.validation),
+            "test_subjects": list(split.test),
+            "start": start_facts or "random weights",
+        },
+    )
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    network = fast_layout(network).to(device)
+    return Stage(
+        recipe, settings, store, split, run, make_config(provenance), network, device, fingerprint,
+        transfer,
+    )  # fmt: skip
+
+
+def run_stage(
+    stage: Stage,
+    *,
+    sampling: PatchSampling,
+    cases: Sequence[StoredCase],
+    loss: LossFunction,
+    validation: Validation | None,
+    what: str,
+) -> TrainingState:
+    """Train a stage to its end, keeping its best model in the run's `model` folder."""
+    settings, recipe = stage.settings, stage.recipe
+    dataset = PatchDataset(stage.store, cases, recipe.data.contrasts, sampling, recipe.seed)
+
+    def source(first_batch: int) -> Iterator[Batch]:
+        return batches(
+            dataset,
+            first_batch=first_batch,
+            num_batches=settings.steps * settings.optimizer.accumulation - first_batch,
+            batch_size=settings.batch_size,
+            num_workers=settings.num_workers,
+        )
+
+    with progress(settings.steps, what) as report:
+        job = Job(
+            settings=settings,
+            seed=recipe.seed,
+            loss=loss,
+            batches=source,
+            validation=validation,
+            checkpoints=stage.run.checkpoints,
+            resumed=stage.run.rewind,
+            fingerprint=stage.fingerprint,
+            record=stage.run.record,
+            keep_best=lambda network, _: save_model(stage.run.model, network, stage.config),
+            advance=lambda step, value: report(step, f"loss {value:.3f}"),
+        )
+        return train(stage.network, job, stage.device)
+
+
+def require(section: SectionT | None, recipe: Recipe, name: str) -> SectionT:
+    """The section of a recipe that a verb needs.
+
+    Raises:
+        RecipeError: The recipe has none.
+    """
+    if section is None:
+        raise RecipeError(
+            f"{recipe.name}: no `{name}` section; expected one. "
+            "Add it, or choose a recipe that has one: brainsegfounder recipe list"
+        )
+    return section
+
+
+def device_name(device: torch.device) -> str:
+    """What computes, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def _split(store: Store, recipe: Recipe, fold: int | None) -> Split:
+    excluded = set(recipe.data.exclude_subjects)
+    subjects = [case.subject for case in store.cases if case.subject not in excluded]
+    return split_subjects(subjects, recipe.split, fold)
+
+
+def _transfer(
+    network: nn.Module, recipe: Recipe, settings: StageSettings, start: Path | None
+) -> tuple[LoadReport | None, Mapping[str, Any]]:
+    if start is None:
+        return None, {}
+    folder = model_folder(start)
+    config = read_config(folder)
+    weights = folder / WEIGHTS_NAME
+    report = load_encoder(
+        network,
+        load_state(weights),
+        source_contrasts=config.contrasts,
+        target_contrasts=recipe.data.contrasts,
+        source_merging=config.merging,
+        new_contrast=settings.new_contrast,
+        generator=torch.Generator().manual_seed(recipe.seed),
+        source=str(weights),
+    )
+    facts = {
+        "name": config.name,
+        "weights_sha256": sha256(weights),
+        "trained_on": config.provenance.get("sha256", {}),
+        "report": report.to_json(),
+    }
+    return report, facts
