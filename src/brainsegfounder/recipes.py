@@ -434,3 +434,19 @@ def _did_you_mean(found: str, known: Sequence[str] | Mapping[str, object]) -> st
         leaves = {name.rsplit(".", 1)[-1]: name for name in known}
         close = [leaves[c] for c in difflib.get_close_matches(leaf, list(leaves), n=1, cutoff=0.7)]
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def explain_fields(name: str | None = None) -> list[tuple[str, str]]:
+    """Names and meanings of a field, a section's fields, or all.
+
+    Raises:
+        RecipeError: No field or section of that name.
+    """
+    known = list(fields())
+    if name is None:
+        return known
+    chosen = [(n, text) for n, text in known if n == name or n.startswith(f"{name}.")]
+    if not chosen:
+        close = _did_you_mean(name, [n for n, _ in known])
+        raise RecipeError(f"{name}: no such field{close}.")
+    return chosen

@@ -1,12 +1,12 @@
 """A run's folder: what was asked, with what, and everything measured on the way.
 
-    RUN/
-      recipe.resolved.yaml   the complete recipe; feeding it back repeats the run
-      provenance.json        versions, code state, command, device, fingerprints, seeds
-      metrics.jsonl          one record a logged step and a validation
-      checkpoints/           see training/checkpoint.py
-      model/                 the best model so far, as a model folder
-      report.html            pictures and tables
+RUN/
+recipe.resolved.yaml   the complete recipe; feeding it back repeats the run
+provenance.json        versions, code state, command, device, fingerprints, seeds
+metrics.jsonl          one record a logged step and a validation
+checkpoints/           see training/checkpoint.py
+model/                 the best model so far, as a model folder
+report.html            pictures and tables
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def write_provenance(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: package_version(name) for name in PACKAGES},
         "code": _git_state(),
         **facts,
     }
@@ -195,7 +195,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The installed version of a package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -118,7 +118,7 @@ def _read_one(path: Path, layout: str) -> list[Case]:
     if not cases:
         raise DataError(
             f"{path}: no scan recognised; expected files such as CASE_T1w.nii.gz or "
-            "CASE_flair.nii.gz, or a BIDS tree. Rename them, or point at the folder that holds them."
+            "CASE_flair.nii.gz, or a BIDS tree. Rename them, or point at their folder."
         )
     return cases
 

@@ -6,12 +6,10 @@ brings the prediction to the reference's axes first. All of it is numpy and scip
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,7 +20,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from brainsegfounder.errors import LabelError, RunError
+from brainsegfounder.errors import LabelError
+from brainsegfounder.files import write_text
 from brainsegfounder.volumes.geometry import same_grid
 from brainsegfounder.volumes.volume import Affine, Volume
 
@@ -241,26 +240,6 @@ def write_metrics(
     write_text(folder / "metrics.csv", _csv(scores))
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(folder / "metrics.json", text + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: beside it first, then renamed.
-
-    Raises:
-        RunError: The file cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", newline="")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise RunError(
-            f"{path}: cannot be written: {error.strerror or error}. "
-            "Free space there, or choose another output folder."
-        ) from error
 
 
 def _binary_pair(prediction: Mask, reference: Mask) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

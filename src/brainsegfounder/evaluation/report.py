@@ -16,11 +16,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from brainsegfounder.errors import UsageError
-from brainsegfounder.evaluation.metrics import RegionScore, RegionSummary, summarise, write_text
+from brainsegfounder.evaluation.metrics import RegionScore, RegionSummary, summarise
+from brainsegfounder.files import write_text
+from brainsegfounder.runs import RESEARCH_ONLY
 
 Cell = str | int | float | None
 
-DISCLAIMER = "Research use only. Not a medical device."
 MISSING = "–"
 
 
@@ -134,7 +135,7 @@ def render(report: Report) -> str:
         report=report,
         tables=[_PrintedTable.of(table) for table in report.tables],
         provenance=provenance if report.provenance else "",
-        disclaimer=DISCLAIMER,
+        disclaimer=RESEARCH_ONLY,
     )
 
 

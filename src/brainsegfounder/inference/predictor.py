@@ -53,7 +53,7 @@ class Predictor:
             values = logits.sigmoid() if is_regions else logits.softmax(dim=0)
         return Volume(values.cpu().numpy(), image.affine, image.source)
 
-    def labels(self, image: Volume, source_grid: Grid | None = None) -> Volume:
+    def segment(self, image: Volume, source_grid: Grid | None = None) -> Volume:
         """Labels of a prepared image.
 
         Args:

@@ -61,9 +61,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
-        ctx: FunctionCtx, grad_NHLD: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(ctx: FunctionCtx, grad_NHLD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         q, k, v, bias_HLS, y, logsumexp_NHL = ctx.saved_tensors  # type: ignore[attr-defined]
         scale = 1.0 / math.sqrt(q.shape[-1])
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 NEGATIVE_SLOPE = 0.01
 
-# PyTorch convolves a single float32 case with B * C * I * J up to this number by a loop that is about
+# PyTorch convolves a single float32 case with C * I * J up to this number by a loop that is about
 # ten times slower than oneDNN (`use_mkldnn` in ATen/native/Convolution.cpp).
 _SMALL_FOR_PYTORCH = 20480
 # oneDNN works on blocks of so many channels; other widths are twice as fast with channels last.
@@ -134,5 +134,6 @@ class Output(nn.Module):
         self.conv = _Convolution(in_channels, out_channels, 1, bias=True)
 
     def forward(self, x_BCIJK: Tensor) -> Tensor:
+        """Map (B, C_in, I, J, K) to (B, C_out, I, J, K)."""
         y_BCIJK: Tensor = self.conv(x_BCIJK)
         return y_BCIJK

@@ -182,39 +182,28 @@ def load_encoder(
     """
     network = cast(_Network, model)
     _check_merging(source_merging, network.merging, source)
+    _check_contrasts(target_contrasts, network.in_channels, "the network")
     found, skipped = _split_encoder(state, source)
     target = {name: t for name, t in model.state_dict().items() if name.startswith(ENCODER)}
     _check_blocks(found, target, source)
-    _check_contrasts(target_contrasts, network.in_channels, "the network")
 
-    kept_share = 1.0
     adapted: dict[str, str] = {}
+    kept_share = 1.0
     if PATCH_EMBEDDING in found:
-        weight = found[PATCH_EMBEDDING]
-        _check_contrasts(source_contrasts, weight.shape[1], source)
-        if tuple(source_contrasts) != tuple(target_contrasts):
-            found[PATCH_EMBEDDING], kept_share = _adapt_channels(
-                weight, source_contrasts, target_contrasts, new_contrast, generator
-            )
-            adapted[PATCH_EMBEDDING] = _describe_channels(
-                source_contrasts, target_contrasts, new_contrast
-            )
-    for name in sorted(found):
-        _check_tensor(name, found[name], target[name], source)
-    num_filled = sum(
-        t.numel() * (kept_share if name == PATCH_EMBEDDING else 1.0)
-        for name, t in found.items()
-        if t.is_floating_point()
-    )
-    if num_filled == 0:
-        raise WeightsError(
-            f"{source}: none of its {len(state)} tensors fits the encoder; expected names such as "
-            f"'{PATCH_EMBEDDING}', found {_listed(state) or 'no tensor'}. Convert the file first "
-            "(`brainsegfounder convert-weights`), or train from random weights on purpose."
+        _check_contrasts(source_contrasts, found[PATCH_EMBEDDING].shape[1], source)
+    if PATCH_EMBEDDING in found and tuple(source_contrasts) != tuple(target_contrasts):
+        found[PATCH_EMBEDDING], kept_share = _adapt_channels(
+            found[PATCH_EMBEDDING], source_contrasts, target_contrasts, new_contrast, generator
         )
-    with torch.no_grad():
-        for name, tensor in found.items():
-            target[name].copy_(tensor)
+        what = _describe_channels(source_contrasts, target_contrasts, new_contrast)
+        adapted[PATCH_EMBEDDING] = what
+    for name in target:
+        if name in found:
+            _check_tensor(name, found[name], target[name], source)
+    coverage = _coverage(found, target, kept_share)
+    if coverage == 0.0:
+        raise _nothing_fits(state, source)
+    _copy(found, target)
 
     report = LoadReport(
         source=source,
@@ -222,8 +211,7 @@ def load_encoder(
         adapted=adapted,
         skipped=skipped,
         missing=tuple(name for name in target if name not in found),
-        encoder_coverage=num_filled
-        / sum(t.numel() for t in target.values() if t.is_floating_point()),
+        encoder_coverage=coverage,
     )
     _log.info("%s", report.summary())
     return report
@@ -252,9 +240,7 @@ def load_whole(model: nn.Module, state: Mapping[str, Tensor], source: str = "wei
         )
     for name, tensor in target.items():
         _check_tensor(name, state[name], tensor, source)
-    with torch.no_grad():
-        for name, tensor in target.items():
-            tensor.copy_(state[name])
+    _copy(state, target)
 
 
 def _existing_file(path: Path | str) -> Path:
@@ -384,6 +370,31 @@ def _describe_channels(
     told += [f"{', '.join(new)} new ({start})"] if new else []
     told += [f"{', '.join(dropped)} dropped"] if dropped else []
     return "; ".join(told) + f"; channels are now {', '.join(target_contrasts)}"
+
+
+def _coverage(
+    found: Mapping[str, Tensor], target: Mapping[str, Tensor], kept_share: float
+) -> float:
+    """Share of the target's parameters that `found` fills; buffers of integers do not count."""
+    sizes = {name: t.numel() for name, t in target.items() if t.is_floating_point()}
+    filled = {name: float(size) for name, size in sizes.items() if name in found}
+    if PATCH_EMBEDDING in filled:
+        filled[PATCH_EMBEDDING] *= kept_share
+    return sum(filled.values()) / sum(sizes.values())
+
+
+def _nothing_fits(state: Mapping[str, Tensor], source: str) -> WeightsError:
+    return WeightsError(
+        f"{source}: none of its {len(state)} tensors fits the encoder; expected names such as "
+        f"'{PATCH_EMBEDDING}', found {_listed(state) or 'no tensor'}. Convert the file first "
+        "(`brainsegfounder convert-weights`), or train from random weights on purpose."
+    )
+
+
+def _copy(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in state.items():
+            target[name].copy_(tensor)
 
 
 def _listed(names: Iterable[str], at_most: int = 3) -> str:

@@ -1,9 +1,9 @@
 """Checkpoints are folders that exist whole or not at all: written aside, then renamed.
 
-    checkpoints/step-00000200/
-      model.safetensors       the network
-      optimizer.safetensors   AdamW's moments, named by parameter
-      state.json              step, best value so far, fingerprint of the run; SHA-256 of the others
+checkpoints/step-00000200/
+model.safetensors       the network
+optimizer.safetensors   AdamW's moments, named by parameter
+state.json              step, best value so far, fingerprint of the run; SHA-256 of the others
 """
 
 from __future__ import annotations

@@ -34,7 +34,10 @@ LOG_EVERY = 10
 class BatchOnDevice(Protocol):
     """What the loop needs of a batch."""
 
-    cases: tuple[str, ...]
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Name of the case each patch came from."""
+        ...
 
     def to(self, device: torch.device) -> BatchOnDevice:
         """The same batch on a device."""

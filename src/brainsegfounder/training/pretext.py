@@ -1,5 +1,7 @@
-"""The three pretext tasks: rotation, contrastive coding, inpainting (Cox et al. 2024, §3; Tang et
-al. 2022). Every crop is seen in two views, each turned and cut out by itself.
+"""The three pretext tasks: rotation, contrastive coding, inpainting.
+
+Source: Cox et al. 2024, section 3, after Tang et al. 2022. Every crop is seen in two views, each
+turned and cut out by itself.
 
 Shape letters: B crops, C contrasts, I J K voxels; V = 2 B views.
 """
@@ -50,7 +52,7 @@ def make_views(crops: Tensor, settings: TaskSettings, generator: torch.Generator
         ]
     )
     masked, cut = whole.clone(), []
-    for view in masked.split(len(crops)):
+    for view in masked.chunk(2):
         cut.append(cut_out(view, settings.inpainting, generator))
     return Views(masked, whole, turns.to(crops.device), torch.cat(cut))
 

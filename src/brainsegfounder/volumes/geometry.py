@@ -133,7 +133,10 @@ def _is_exact(matrix: NDArray[np.float64], offset: NDArray[np.float64]) -> bool:
 def _smooth(channel: NDArray[np.float32], sigma_vox: NDArray[np.float64]) -> NDArray[np.float32]:
     if not sigma_vox.any():
         return channel
-    return ndimage.gaussian_filter(channel, sigma_vox, mode="nearest", truncate=3.0)
+    smooth: NDArray[np.float32] = ndimage.gaussian_filter(
+        channel, sigma_vox, mode="nearest", truncate=3.0
+    )
+    return smooth
 
 
 def _interpolate(

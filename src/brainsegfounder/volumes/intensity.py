@@ -35,7 +35,7 @@ def foreground(channels: NDArray[np.float32], source: str = "<memory>") -> NDArr
             f"{source}: every voxel has the same value; expected an image. "
             "Check the conversion that wrote this file."
         )
-    mask = (channels != 0).any(axis=0)
+    mask: NDArray[np.bool_] = (channels != 0).any(axis=0)
     if mask.mean() <= 1 - STRIPPED_ZERO_FRACTION:
         return mask
     return _largest_filled(channels[0] > _otsu(channels[0]))

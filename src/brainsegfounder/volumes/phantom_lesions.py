@@ -119,7 +119,8 @@ def _tumour(
     spacing_mm = anatomy.grid.spacing_mm
     depth_mm = ndimage.distance_transform_edt(core, spacing_mm) - min(spacing_mm) / 2
     thickness_mm = 3.3 + 0.8 * RandomField.draw(rng, 18.0).at(axes_mm)[0]
-    rim = core & (depth_mm <= np.clip(thickness_mm, 2, 5))
+    thinnest_mm = max(2.0, min(spacing_mm) / 2)  # one voxel at least, so that the rim has no gaps
+    rim = core & (depth_mm <= np.clip(thickness_mm, thinnest_mm, 5))
     # Oedema creeps along white matter and hardly enters the cortex.
     white = ndimage.gaussian_filter(anatomy.white, 1.5 / min(spacing_mm))
     beyond_mm = 3 + np.clip(reach_mm - _radius_mm(plan.core_ml), 0, None)
@@ -127,7 +128,7 @@ def _tumour(
     creep *= np.exp(0.35 * RandomField.draw(rng, 24.0).at(axes_mm)[0])
     soft = room & ~core & (anatomy.csf < 0.4)
     oedema = _nearest(creep, soft, plan.volume_ml - plan.core_ml, anatomy.grid)
-    whole = _main_piece(core | oedema)
+    whole = _main_piece(core | oedema, core)
     labels = np.where(whole, OEDEMA, 0)
     labels[core] = RIM
     labels[_main_piece(core & ~rim)] = NECROSIS
@@ -144,12 +145,14 @@ def _nearest(
     return chosen
 
 
-def _main_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _main_piece(
+    mask: NDArray[np.bool_], around: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """The largest connected piece, or the one that holds most of another mask."""
     pieces, num = ndimage.label(mask)
     if num < 2:
         return mask
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
+    sizes = np.bincount(pieces[mask if around is None else mask & around])
     largest: NDArray[np.bool_] = pieces == sizes.argmax()
     return largest
 

@@ -15,7 +15,8 @@ from brainsegfounder.evaluation.metrics import RULES, RegionScore, dice, score_c
 from brainsegfounder.inference.model_config import ModelConfig, config_of
 from brainsegfounder.inference.predictor import Predictor
 from brainsegfounder.recipes import FinetuneSettings, Recipe
-from brainsegfounder.training.loop import BatchOnDevice, LossParts, TrainingState, Validation
+from brainsegfounder.training.checkpoint import TrainingState
+from brainsegfounder.training.loop import BatchOnDevice, LossParts, Validation
 from brainsegfounder.training.losses import class_targets, region_targets, segmentation_loss
 from brainsegfounder.volumes.nifti import write_nifti
 from brainsegfounder.workflows.model_folder import load_model
@@ -106,7 +107,7 @@ def _validation(stage: Stage) -> Validation | None:
         values: dict[str, list[float]] = {name: [] for name in regions}
         for case in cases:
             image = stage.store.prepared_image(case, stage.recipe.data.contrasts)
-            predicted = torch.from_numpy(predictor.labels(image).voxels)
+            predicted = torch.from_numpy(predictor.segment(image).voxels)
             reference = torch.from_numpy(stage.store.labels(case)[:])
             for name, region in regions.items():
                 wanted = torch.tensor(region.labels)
@@ -128,7 +129,7 @@ def _test(stage: Stage) -> list[RegionScore]:
     scores = []
     for case in cases:
         image = stage.store.prepared_image(case, stage.recipe.data.contrasts)
-        labels = model.labels(image, case.source_grid)
+        labels = model.segment(image, case.source_grid)
         write_nifti(stage.run.folder / "test" / f"{case.case}_seg.nii.gz", labels)
         scores += score_case(case.case, labels, stage.store.reference(case), regions)
     facts = {"recipe": stage.recipe.name, "split_sha256": stage.split.sha256}

@@ -17,7 +17,6 @@ from brainsegfounder.inference.model_config import (
     write_config,
 )
 from brainsegfounder.inference.predictor import Predictor
-from brainsegfounder.models.scales import get_scale
 from brainsegfounder.models.ssl_heads import SSLNetwork
 from brainsegfounder.models.swin import check_merging
 from brainsegfounder.models.swin_unetr import SwinUNETR
@@ -52,18 +51,26 @@ def build_network(config: ModelConfig, settings: ModelSettings | None = None) ->
         settings: Dropout, drop path and checkpointing for training; None for inference.
     """
     settings = settings or ModelSettings()
-    get_scale(config.scale)
-    common = {
-        "dropout": settings.dropout,
-        "drop_path": settings.drop_path,
-        "checkpointing": settings.checkpointing,
-    }
     num_contrasts, merging = len(config.contrasts), check_merging(config.merging)
     if config.kind == "pretraining":
         return SSLNetwork(
-            num_contrasts, config.scale, merging, pooled_heads=config.pooled_heads, **common
+            num_contrasts,
+            config.scale,
+            merging,
+            pooled_heads=config.pooled_heads,
+            dropout=settings.dropout,
+            drop_path=settings.drop_path,
+            checkpointing=settings.checkpointing,
         )
-    return SwinUNETR(num_contrasts, config.num_outputs, config.scale, merging, **common)
+    return SwinUNETR(
+        num_contrasts,
+        config.num_outputs,
+        config.scale,
+        merging,
+        dropout=settings.dropout,
+        drop_path=settings.drop_path,
+        checkpointing=settings.checkpointing,
+    )
 
 
 def save_model(folder: Path, network: nn.Module, config: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""`pretrain`: self-supervision, stage 1 on any brains, stage 2 on the target's training subjects."""
+"""`pretrain`: self-supervision; stage 2 sees the training subjects of the target only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling
 from brainsegfounder.inference.model_config import ModelConfig, config_of
 from brainsegfounder.models.ssl_heads import PretextOutputs
 from brainsegfounder.recipes import PretrainSettings, Recipe, TaskSettings
-from brainsegfounder.training.loop import BatchOnDevice, LossParts, TrainingState, Validation
+from brainsegfounder.training.checkpoint import TrainingState
+from brainsegfounder.training.loop import BatchOnDevice, LossParts, Validation
 from brainsegfounder.training.pretext import make_views, pretext_losses
 from brainsegfounder.workflows.reports import write_pretrain_report
 from brainsegfounder.workflows.stage import Stage, open_stage, require, run_stage

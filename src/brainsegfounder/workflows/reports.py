@@ -1,3 +1,239 @@
-"""Reports of training runs, made from the run's folder."""
-def write_pretrain_report(stage, state): ...
-def write_finetune_report(stage, state, scores): ...
+"""What a run, a prediction or an evaluation shows: figures and tables put into one report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from brainsegfounder.evaluation.figures import dice_strip, loss_curves
+from brainsegfounder.evaluation.metrics import RULES, Regions, RegionScore
+from brainsegfounder.evaluation.mosaic import case_mosaic
+from brainsegfounder.evaluation.report import (
+    Cell,
+    GalleryCase,
+    Highlight,
+    Picture,
+    Report,
+    Table,
+    pick_gallery,
+    score_tables,
+    write_report,
+)
+from brainsegfounder.models.weights import LoadReport
+from brainsegfounder.training.checkpoint import TrainingState
+from brainsegfounder.volumes.geometry import resample_labels_to
+from brainsegfounder.volumes.nifti import read_labels
+from brainsegfounder.volumes.volume import Volume
+from brainsegfounder.workflows.stage import Stage
+
+log = logging.getLogger(__name__)
+
+PRETEXT_PARTS = {
+    "loss": "total",
+    "rotation": "rotation (cross-entropy)",
+    "contrastive": "contrastive (NT-Xent)",
+    "inpainting": "inpainting (mean absolute error)",
+}
+FINETUNE_PARTS = {"loss": "total", "dice": "1 - soft Dice", "ce": "cross-entropy"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A case to look at: everything on one grid.
+
+    Attributes:
+        image: One or more contrasts, the first of which is shown.
+        prediction: Labels.
+        reference: Labels, or None.
+    """
+
+    image: Volume
+    prediction: Volume
+    reference: Volume | None
+
+
+def write_pretrain_report(stage: Stage, state: TrainingState) -> Path:
+    """Write the report of a pretraining run into its folder."""
+    path = stage.run.folder / "report.html"
+    report = Report(
+        title=f"Pretraining: {stage.recipe.name}",
+        subtitle=stage.recipe.description,
+        highlights=_loss_highlights(stage),
+        notes=_transfer_notes(stage.transfer),
+        run=_run_facts(stage, state),
+        curves=_curves(stage, PRETEXT_PARTS),
+        provenance=stage.config.provenance,
+    )
+    write_report(path, report)
+    return path
+
+
+def write_finetune_report(
+    stage: Stage, state: TrainingState, scores: Sequence[RegionScore]
+) -> Path:
+    """Write the report of a fine-tuning run into its folder."""
+    path = stage.run.folder / "report.html"
+    notes = [
+        "The best model was chosen on the validation subjects; the cases scored here took no part "
+        "in training, in the choice, or in the pretraining of this split.",
+        *_transfer_notes(stage.transfer),
+    ]
+    warnings = [] if scores else ["No test case has a mask, so nothing was scored."]
+    report = Report(
+        title=f"Fine-tuning: {stage.recipe.name}",
+        subtitle=stage.recipe.description,
+        highlights=dice_highlights(scores),
+        warnings=warnings,
+        notes=notes,
+        run=_run_facts(stage, state),
+        curves=[*_curves(stage, FINETUNE_PARTS), *_validation_curve(stage), *_strip(scores)],
+        tables=score_tables(scores) if scores else [],
+        gallery=gallery(scores, lambda case: _stored_case(stage, case), stage_regions(stage)),
+        rules=RULES,
+        provenance=stage.config.provenance,
+    )
+    write_report(path, report)
+    return path
+
+
+def stage_regions(stage: Stage) -> Regions:
+    """Label values of each region of a stage's recipe."""
+    return {name: region.labels for name, region in stage.recipe.data.regions.items()}
+
+
+def dice_highlights(scores: Sequence[RegionScore]) -> list[Highlight]:
+    """Mean Dice of each region, with range and number of cases."""
+    highlights = []
+    for region in dict.fromkeys(score.region for score in scores):
+        values = [score.dice for score in scores if score.region == region]
+        detail = f"{min(values):.2f} to {max(values):.2f}, {len(values)} cases"
+        highlights.append(Highlight(f"Dice {region}", f"{sum(values) / len(values):.3f}", detail))
+    return highlights
+
+
+def gallery(
+    scores: Sequence[RegionScore], show: Callable[[str], Shown | None], regions: Regions
+) -> list[GalleryCase]:
+    """Pictures of the best, median and worst case by the first-named largest region.
+
+    Args:
+        scores: Of all cases.
+        show: From a case's name to a `Shown`, or None where it cannot be shown.
+        regions: Which outlines to draw.
+    """
+    if not scores:
+        return []
+    deciding = max(regions, key=lambda name: len(regions[name]))
+    cases: list[GalleryCase] = []
+    roles: dict[str, list[str]] = {}
+    for role, case in pick_gallery(scores, deciding).items():
+        roles.setdefault(case, []).append(role)
+    for case, names in roles.items():
+        shown = show(case)
+        if shown is not None:
+            facts = {f"Dice {s.region}": s.dice for s in scores if s.case == case}
+            role = f"{', '.join(names)} by Dice of {deciding}"
+            cases.append(_gallery_case(role, case, shown, regions, facts))
+    return cases
+
+
+def picture_of(case: str, shown: Shown, regions: Regions) -> Picture:
+    """The mosaic of one case with its caption."""
+    outlines = "Solid: prediction."
+    if shown.reference is not None:
+        outlines = "Solid: prediction; dashed: reference."
+    return Picture(
+        case_mosaic(shown.image, shown.prediction, shown.reference, regions, title=case),
+        f"{case}. {outlines}",
+        f"Slices of {case} in three planes with outlines of {', '.join(regions)}.",
+    )
+
+
+def _gallery_case(
+    role: str, case: str, shown: Shown, regions: Regions, facts: Mapping[str, Cell]
+) -> GalleryCase:
+    return GalleryCase(role, case, picture_of(case, shown, regions), facts)
+
+
+def _stored_case(stage: Stage, name: str) -> Shown | None:
+    """A test case of a run, on the prepared grid."""
+    case = next(case for case in stage.store.cases if case.case == name)
+    image = stage.store.prepared_image(case, stage.recipe.data.contrasts)
+    reference = Volume(stage.store.labels(case)[:], image.affine, name)
+    prediction = read_labels(stage.run.folder / "test" / f"{name}_seg.nii.gz")
+    return Shown(image, resample_labels_to(prediction, case.grid), reference)
+
+
+def _loss_highlights(stage: Stage) -> list[Highlight]:
+    records = stage.run.records("validation") or stage.run.records("train")
+    if not records:
+        return []
+    first, last = records[0], records[-1]
+    return [
+        Highlight(label, f"{last[key]:.3f}", f"{first[key]:.3f} at step {first['step']}")
+        for key, label in PRETEXT_PARTS.items()
+        if key in last
+    ]
+
+
+def _transfer_notes(transfer: LoadReport | None) -> list[str]:
+    if transfer is None:
+        return ["Training started from random weights."]
+    return [transfer.summary()]
+
+
+def _run_facts(stage: Stage, state: TrainingState) -> dict[str, Cell]:
+    split, settings = stage.split, stage.settings
+    return {
+        "recipe": stage.recipe.name,
+        "model": f"{stage.recipe.model.scale}, merging {stage.recipe.model.merging}",
+        "contrasts": ", ".join(stage.recipe.data.contrasts),
+        "subjects": f"{len(split.train)} training, {len(split.validation)} validation, "
+        f"{len(split.test)} test",
+        "steps": f"{state.step} of {settings.steps}",
+        "best at step": state.best_step,
+        "training time": f"{state.elapsed_s / 60:.1f} min",
+        "batch": f"{settings.batch_size} cases, {settings.crops_per_case} patches of "
+        f"{' x '.join(map(str, settings.patch_size_vox))} voxels each",
+        "spacing": f"{stage.recipe.preparation.spacing_mm} mm",
+        "device": str(stage.config.provenance.get("device")),
+        "version": str(stage.config.provenance.get("versions", {}).get("brainsegfounder")),
+    }
+
+
+def _curves(stage: Stage, parts: Mapping[str, str]) -> list[Picture]:
+    records = stage.run.records("train")
+    if not records:
+        return []
+    present = {key: name for key, name in parts.items() if key in records[-1]}
+    curve = loss_curves(records, present, title="Training loss")
+    return [Picture(curve, "Training loss and its parts.", "Curves of the training loss.")]
+
+
+def _validation_curve(stage: Stage) -> list[Picture]:
+    records = stage.run.records("validation")
+    if not records:
+        return []
+    names = {key: key.removeprefix("dice_") for key in records[-1] if key.startswith("dice")}
+    names = {key: "mean" if key == "dice" else name for key, name in names.items()}
+    curve = loss_curves(records, names, y_label="Dice", title="Validation Dice")
+    caption = "Dice of the validation subjects, whole volumes, by the predictor that ships."
+    return [Picture(curve, caption, "Curves of the validation Dice.")]
+
+
+def _strip(scores: Sequence[RegionScore]) -> list[Picture]:
+    if not scores:
+        return []
+    return [Picture(dice_strip(scores), "Dice of every test case.", "Dots of Dice per region.")]
+
+
+def comparison_table(arms: Mapping[str, Sequence[RegionScore]]) -> Table:
+    """Mean Dice of several arms per region, with the number of cases."""
+    first = next(iter(arms.values()))
+    rows: list[list[Cell]] = []
+    for region in dict.fromkeys(score.region for score in first):
+        values = [[s.dice for s in scores if s.region == region] for scores in arms.values()]
+        rows.append([region, len(values[0]), *(sum(v) / len(v) for v in values)])
+    return Table("Mean Dice of the held-out cases.", ["region", "cases", *arms], rows)

@@ -21,7 +21,8 @@ from brainsegfounder.inference.model_config import WEIGHTS_NAME, ModelConfig, re
 from brainsegfounder.models.weights import LoadReport, load_encoder, load_state
 from brainsegfounder.recipes import Recipe, StageSettings, dump_recipe
 from brainsegfounder.runs import Run, open_run, progress, write_provenance
-from brainsegfounder.training.loop import Job, LossFunction, TrainingState, Validation, train
+from brainsegfounder.training.checkpoint import TrainingState
+from brainsegfounder.training.loop import Job, LossFunction, Validation, train
 from brainsegfounder.workflows.model_folder import (
     build_network,
     choose_device,

@@ -40,7 +40,7 @@ def median_at(subject: PhantomSubject, contrast: str, where: np.ndarray) -> floa
 
 
 def white_matter_nearby(index: int, lesion: str) -> np.ndarray:
-    """Voxels that are white matter, 6 to 40 mm from the lesion."""
+    """Voxels that are white matter, 6 to 20 mm from the lesion."""
     subject = drawn(index, lesion)
     rng = np.random.default_rng([7, index])
     age, sex = int(rng.integers(20, 90)), rng.random() < 0.5
@@ -49,7 +49,7 @@ def white_matter_nearby(index: int, lesion: str) -> np.ndarray:
     anatomy = draw_anatomy(warp, 3.0, mass_effect(warp, plan))
     away_mm = ndimage.distance_transform_edt(subject.labels.voxels[0] == 0, 3.0)
     pure = (anatomy.white > 0.95) & (anatomy.scarring < 0.05)
-    return pure & (away_mm > 6) & (away_mm < 40)
+    return pure & (away_mm > 6) & (away_mm < 20)
 
 
 def test_the_same_seed_and_index_give_the_same_bytes():

@@ -1,0 +1,240 @@
+"""The command line: one thin function a verb, which imports its workflow only when it runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brainsegfounder.errors import BrainSegFounderError
+
+NOTICE = "Research use only. Not a medical device."
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=f"A 3-D foundation model for brain MRI: pretrain, fine-tune, predict, evaluate. {NOTICE}",
+)
+recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipes, the settings of every run.")
+app.add_typer(recipe_app, name="recipe")
+
+Inputs = Annotated[list[Path], typer.Argument(help="Folders, or files named CASE_CONTRAST.nii.gz.")]
+Out = Annotated[Path, typer.Option("--out", help="A new folder for the results.")]
+RecipeName = Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or a run.")]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", help="A recipe's name or file.")]
+Data = Annotated[Path, typer.Option("--data", help="A store made by `prepare`.")]
+Start = Annotated[
+    Path | None, typer.Option("--from", help="A run or model folder whose encoder is the start.")
+]
+Fold = Annotated[int | None, typer.Option("--fold", help="Held-out fold, counted from 0.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="section.field=value over the recipe; repeatable.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+Layout = Annotated[str, typer.Option("--layout", help="How the input is laid out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print for machines.")]
+
+
+@app.command()
+def demo(out: Out) -> None:
+    """Run the whole method on an embedded cohort, in about five minutes on two CPU cores."""
+    from brainsegfounder.workflows.demo import run_demo
+
+    typer.echo(run_demo(out))
+
+
+@app.command()
+def prepare(
+    inputs: Inputs,
+    out: Out,
+    recipe: RecipeOption = None,
+    layout: Layout = "auto",
+    overrides: Overrides = None,
+) -> None:
+    """Bring scans to one grid and one intensity scale, into a store for training."""
+    from brainsegfounder.recipes import load_recipe
+    from brainsegfounder.workflows.prepare import run_prepare
+
+    settings = load_recipe(recipe, overrides or []) if recipe else None
+    if recipe is None and overrides:
+        raise typer.BadParameter("--set needs --recipe")
+    done = run_prepare(inputs, out, settings, layout)
+    typer.echo(
+        f"{len(done.cases)} cases prepared, {len(done.excluded)} excluded by the recipe, "
+        f"{len(done.refused)} refused: {out}"
+    )
+    _end_with_refused(done.refused)
+
+
+@app.command()
+def pretrain(
+    recipe: RecipeName,
+    data: Data,
+    out: Out,
+    start: Start = None,
+    fold: Fold = None,
+    overrides: Overrides = None,
+    resume: Resume = False,
+) -> None:
+    """Self-supervised training: stage 1, or stage 2 with --from."""
+    from brainsegfounder.recipes import load_recipe
+    from brainsegfounder.workflows.pretrain import run_pretrain
+
+    settings = load_recipe(recipe, overrides or [])
+    state = run_pretrain(settings, data, out, start=start, fold=fold, resume=resume)
+    best = "" if state.best_value is None else f", validation loss {state.best_value:.3f}"
+    typer.echo(f"{state.step} steps, best at {state.best_step}{best}: {out}")
+
+
+@app.command()
+def finetune(
+    recipe: RecipeName,
+    data: Data,
+    out: Out,
+    start: Start = None,
+    fold: Fold = None,
+    overrides: Overrides = None,
+    resume: Resume = False,
+) -> None:
+    """Supervised training of a segmentation model, tested on subjects it never saw."""
+    from brainsegfounder.evaluation.metrics import summarise
+    from brainsegfounder.recipes import load_recipe
+    from brainsegfounder.workflows.finetune import run_finetune
+
+    settings = load_recipe(recipe, overrides or [])
+    state, scores = run_finetune(settings, data, out, start=start, fold=fold, resume=resume)
+    typer.echo(f"{state.step} steps, best at {state.best_step}: {out}")
+    for region, row in summarise(scores).items():
+        typer.echo(f"  {region}: Dice {row.dice_mean:.3f} over {row.num_cases} held-out cases")
+
+
+@app.command()
+def predict(
+    inputs: Inputs,
+    model: Annotated[Path, typer.Option("--model", help="A model folder or a run.")],
+    out: Out,
+    layout: Layout = "auto",
+) -> None:
+    """Segment scans; labels come back on each scan's own grid."""
+    from brainsegfounder.workflows.predict import run_predict
+
+    done = run_predict(inputs, model, out, layout)
+    typer.echo(
+        f"{len(done.files)} cases segmented, {len(done.refused)} refused: {out / 'report.html'}"
+    )
+    _end_with_refused(done.refused)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="A folder of label files, or one file.")],
+    references: Annotated[Path, typer.Argument(help="The same, matched by case name.")],
+    out: Out,
+    recipe: RecipeOption = None,
+    overrides: Overrides = None,
+) -> None:
+    """Score predictions against references: Dice, HD95 and volumes per case and region."""
+    from brainsegfounder.evaluation.metrics import summarise
+    from brainsegfounder.recipes import load_recipe
+    from brainsegfounder.workflows.evaluate import run_evaluate
+
+    settings = load_recipe(recipe, overrides or []) if recipe else None
+    done = run_evaluate(predictions, references, out, settings)
+    for region, row in summarise(done.scores).items():
+        typer.echo(
+            f"{region}: Dice {row.dice_mean:.3f}, HD95 {row.hd95_mm_mean:.1f} mm "
+            f"over {row.num_cases} cases"
+        )
+    _end_with_refused(done.refused)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, what is missing, and what to run next."""
+    from dataclasses import asdict
+
+    from brainsegfounder.workflows.doctor import examine, next_command
+
+    findings = examine(Path.cwd())
+    if as_json:
+        record = {"findings": [asdict(f) for f in findings], "next": next_command(findings)}
+        typer.echo(json.dumps(record, indent=1))
+    else:
+        for finding in findings:
+            mark = "ok" if finding.ok else f"MISSING: {finding.remedy}"
+            typer.echo(f"{finding.what:<14} {finding.found}  [{mark}]")
+        typer.echo(f"Next: {next_command(findings)}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@recipe_app.command("list")
+def recipe_list(as_json: Json = False) -> None:
+    """Name and purpose of every shipped recipe."""
+    from brainsegfounder.recipes import load_recipe, shipped_recipes
+
+    found = {name: load_recipe(path).description for name, path in shipped_recipes().items()}
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for name, description in found.items():
+        typer.echo(f"{name:<16} {description}")
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """The complete recipe, every default written out."""
+    from brainsegfounder.recipes import dump_recipe, load_recipe
+
+    typer.echo(dump_recipe(load_recipe(recipe, overrides or [])), nl=False)
+
+
+@recipe_app.command("check")
+def recipe_check(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Say whether a recipe is valid; if not, which field, and what to do."""
+    from brainsegfounder.recipes import load_recipe
+
+    typer.echo(f"{load_recipe(recipe, overrides or []).name}: valid")
+
+
+@recipe_app.command("explain")
+def recipe_explain(
+    field: Annotated[str | None, typer.Argument(help="A field or section; all without.")] = None,
+) -> None:
+    """What each field means."""
+    from brainsegfounder.recipes import explain_fields
+
+    for name, description in explain_fields(field):
+        typer.echo(f"{name}\n    {description}")
+
+
+def main() -> None:
+    """Run the command line; every error of ours is one line and its own exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("numexpr", "matplotlib", "nibabel"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        app()
+    except BrainSegFounderError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away; nothing more can be told to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _end_with_refused(refused: dict[str, str]) -> None:
+    """Exit code 3 where some case was refused; its reason was logged already or is told now."""
+    if refused:
+        typer.echo(f"refused: {', '.join(refused)}", err=True)
+        raise typer.Exit(3)

@@ -1,0 +1,233 @@
+"""`predict`: scans to label maps on their own grids, and a page to look at them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from brainsegfounder.data.layouts import read_cases
+from brainsegfounder.data.manifest import Case, contrast_name
+from brainsegfounder.errors import ContrastError, DataError
+from brainsegfounder.evaluation.report import (
+    Cell,
+    GalleryCase,
+    Highlight,
+    Report,
+    Table,
+    write_report,
+)
+from brainsegfounder.files import check_new_folder, sha256, write_text
+from brainsegfounder.inference.model_config import WEIGHTS_NAME
+from brainsegfounder.runs import PACKAGES, RESEARCH_ONLY, package_version, progress
+from brainsegfounder.volumes.nifti import read_nifti, write_nifti
+from brainsegfounder.volumes.preparation import prepare_case
+from brainsegfounder.volumes.volume import Volume
+from brainsegfounder.workflows.model_folder import Model, load_model, model_folder
+from brainsegfounder.workflows.reports import Shown, picture_of
+
+log = logging.getLogger(__name__)
+
+MAX_PICTURES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The labels of one case.
+
+    Attributes:
+        case: Its name.
+        labels: Label values on the grid of the scan, shape (1, I, J, K).
+    """
+
+    case: str
+    labels: Volume
+
+    @property
+    def affine(self) -> object:
+        """The scan's affine, shape (4, 4)."""
+        return self.labels.affine
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What a prediction run did.
+
+    Attributes:
+        out: The folder.
+        files: The label file of each case.
+        refused: Reason for each case that could not be predicted.
+    """
+
+    out: Path
+    files: dict[str, Path] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def predict(
+    scans: Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str],
+    model: Model | str | os.PathLike[str],
+) -> Prediction | list[Prediction]:
+    """Segment one case given by its contrasts, or every case of a folder.
+
+    Args:
+        scans: A file for each contrast, such as `{"T1w": "scan.nii.gz"}`, or a folder.
+        model: From `load_model`, or its path.
+
+    Returns:
+        For contrasts one prediction, with `.labels` on the scan's grid and `.affine`; for a
+        folder a list of them.
+
+    Raises:
+        DataError: A scan is missing, unreadable or lacks a contrast of the model.
+        WeightsError: The model cannot be loaded.
+    """
+    loaded = model if isinstance(model, Model) else load_model(model)
+    if isinstance(scans, Mapping):
+        paths = {contrast_name(name): Path(path) for name, path in scans.items()}
+        name = Path(next(iter(paths.values()))).name if paths else "case"
+        return Prediction(name, _labels(Case(name, name, paths), loaded))
+    cases = read_cases([Path(scans)])
+    return [Prediction(case.case, _labels(case, loaded)) for case in cases]
+
+
+def run_predict(
+    inputs: Sequence[Path], model_path: Path, out: Path, layout: str = "auto"
+) -> Predicted:
+    """Segment every case found; a case that cannot be is listed and the others go on.
+
+    Args:
+        inputs: Folders or files.
+        model_path: A run or model folder.
+        out: Where `<case>_seg.nii.gz`, `report.html` and `predictions.json` go; must be new.
+        layout: How the inputs are laid out.
+
+    Raises:
+        DataError: No case could be predicted.
+    """
+    check_new_folder(out)
+    model = load_model(model_path)
+    cases = read_cases(inputs, layout)
+    result = Predicted(out)
+    pictures: list[GalleryCase] = []
+    volumes: dict[str, dict[str, float]] = {}
+    with progress(len(cases), "predicting") as report:
+        for number, case in enumerate(cases, start=1):
+            try:
+                labels = _labels(case, model)
+                path = out / result_name(case)
+                write_nifti(path, labels)
+                volumes[case.case] = _volumes_ml(labels, model)
+                if len(pictures) < MAX_PICTURES:
+                    pictures.append(_picture(case, labels, model, volumes[case.case]))
+                result.files[case.case] = path
+            except DataError as error:
+                result.refused[case.case] = str(error)
+                log.error("%s", error)
+            report(number, case.case)
+    if not result.files:
+        raise DataError(
+            f"none of {len(cases)} cases could be predicted; the first: "
+            f"{next(iter(result.refused.values()))}"
+        )
+    if any(case.is_bids for case in cases):
+        _write_bids_description(out)
+    _write_summary(result, model, model_path, volumes, pictures)
+    return result
+
+
+def result_name(case: Case) -> Path:
+    """Where a case's labels go within the output folder; BIDS names for BIDS input."""
+    if not case.is_bids:
+        return Path(f"{case.case}_seg.nii.gz")
+    folder = Path(case.subject)
+    if case.session:
+        folder /= f"ses-{case.session}"
+    return folder / "anat" / f"{case.case}_desc-brainsegfounder_dseg.nii.gz"
+
+
+def _labels(case: Case, model: Model) -> Volume:
+    absent = [name for name in model.contrasts if name not in case.contrasts]
+    if absent:
+        raise ContrastError(
+            f"{case.case}: no {', '.join(absent)} found; the model was trained on "
+            f"{', '.join(model.contrasts)}, and the case has "
+            f"{', '.join(case.contrasts) or 'none of them'}. "
+            "Add the scans, or use a model for the contrasts there are."
+        )
+    prepared = prepare_case(case.case, case.contrasts, model.contrasts, model.config.preparation)
+    return model.segment(prepared.image, prepared.source_grid)
+
+
+def _volumes_ml(labels: Volume, model: Model) -> dict[str, float]:
+    voxel_ml = labels.grid.voxel_volume_ml
+    return {
+        name: float(sum((labels.voxels == value).sum() for value in region.labels)) * voxel_ml
+        for name, region in model.config.regions.items()
+    }
+
+
+def _picture(
+    case: Case, labels: Volume, model: Model, volumes_ml: Mapping[str, float]
+) -> GalleryCase:
+    image = read_nifti(case.contrasts[_shown_contrast(model.contrasts)])
+    regions = {name: region.labels for name, region in model.config.regions.items()}
+    facts: dict[str, Cell] = {f"{name} (mL)": round(ml, 1) for name, ml in volumes_ml.items()}
+    shown = Shown(image, labels, None)
+    return GalleryCase("prediction", case.case, picture_of(case.case, shown, regions), facts)
+
+
+def _shown_contrast(contrasts: Sequence[str]) -> str:
+    """The contrast that shows lesions best, of those there are."""
+    return next((c for c in ("FLAIR", "T1ce", "T2w") if c in contrasts), contrasts[0])
+
+
+def _write_bids_description(out: Path) -> None:
+    record = {
+        "Name": "brainsegfounder segmentations",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "brainsegfounder", "Version": package_version("brainsegfounder")}],
+    }
+    write_text(out / "dataset_description.json", json.dumps(record, indent=1))
+
+
+def _write_summary(
+    result: Predicted,
+    model: Model,
+    model_path: Path,
+    volumes: Mapping[str, Mapping[str, float]],
+    pictures: Sequence[GalleryCase],
+) -> None:
+    """Write `predictions.json` and `report.html`."""
+    weights = model_folder(model_path) / WEIGHTS_NAME
+    record = {
+        "notice": RESEARCH_ONLY,
+        "model": {"name": model.config.name, "sha256": sha256(weights)},
+        "versions": {name: package_version(name) for name in PACKAGES},
+        "volumes_ml": volumes,
+        "files": {c: str(path.relative_to(result.out)) for c, path in result.files.items()},
+        "refused": result.refused,
+    }
+    write_text(result.out / "predictions.json", json.dumps(record, indent=1))
+    regions = list(model.config.regions)
+    rows: list[list[Cell]] = [
+        [case, *(values[name] for name in regions)] for case, values in volumes.items()
+    ]
+    hidden = len(result.files) - len(pictures)
+    report = Report(
+        title=f"Prediction: {len(result.files)} cases",
+        subtitle=f"Model {model.config.name} ({model.config.scale}), contrasts "
+        f"{', '.join(model.contrasts)}.",
+        highlights=[Highlight("cases", str(len(result.files)), f"{len(result.refused)} refused")],
+        warnings=list(result.refused.values()),
+        notes=[f"{hidden} further cases are not pictured."] if hidden else [],
+        run={"model": model.config.name, "weights (sha256)": record["model"]["sha256"][:16]},  # type: ignore[index]
+        tables=[Table("Volumes in mL.", ["case", *regions], rows)],
+        gallery=pictures,
+        provenance=record,
+    )
+    write_report(result.out / "report.html", report)
