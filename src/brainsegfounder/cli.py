@@ -234,7 +234,8 @@ def main() -> None:
 
 
 def _end_with_refused(refused: dict[str, str]) -> None:
-    """Exit code 3 where some case was refused; its reason was logged already or is told now."""
+    """Exit code 3 where some case was refused, with a line for each."""
+    for case, reason in refused.items():
+        typer.echo(f"refused {case}: {reason}", err=True)
     if refused:
-        typer.echo(f"refused: {', '.join(refused)}", err=True)
         raise typer.Exit(3)

@@ -228,6 +228,8 @@ class FinetuneSettings(StageSettings):
     """regions: one sigmoid each, may overlap; classes: one softmax over all labels."""
     loss: Literal["dice", "dice-ce"] = "dice-ce"
     """Soft Dice, alone (the paper) or plus cross-entropy."""
+    output_prior: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
+    """Probability of every region before the first step; 0.5 is the published networks' start."""
     foreground_fraction: Fraction = 0.5
     """Share of patches centred on a labelled voxel."""
     augment: AugmentSettings = AugmentSettings()
@@ -297,18 +299,20 @@ class Recipe(Section):
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars: `1e-4` is a number, `no` and `off` are text."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - the name and type are PyYAML's
+    yaml_implicit_resolvers = {
         key: [(tag, regexp) for tag, regexp in pairs if not tag.endswith((":bool", ":float"))]
         for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around text that the loader would take for a number, such as a name `12e5`."""
+
+
+_FLOAT = re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$"),
-    list("-+.0123456789"),
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -347,7 +351,10 @@ def parse_recipe(tree: Mapping[str, Any], source: str) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The complete recipe as YAML text; feeding it back gives the same recipe."""
     tree = recipe.model_dump(mode="json")
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    text = yaml.dump(
+        tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
+    )
+    return str(text)
 
 
 def fields(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -369,10 +376,9 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 def _find(name_or_path: str | os.PathLike[str]) -> Path:
     path = Path(name_or_path)
-    if path.is_dir() and (path / "recipe.resolved.yaml").is_file():
-        return path / "recipe.resolved.yaml"
-    if path.is_file():
-        return path
+    for candidate in (path / "recipe.resolved.yaml", path):
+        if candidate.is_file():
+            return candidate
     shipped = shipped_recipes()
     if str(name_or_path) in shipped:
         return shipped[str(name_or_path)]
@@ -386,8 +392,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"{path}: not readable as YAML: {reason}") from None
+        raise RecipeError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
     if not isinstance(tree, dict):
@@ -406,18 +411,16 @@ def _lay_over(tree: dict[str, Any], text: str) -> None:
     *parents, last = key.split(".")
     node = tree
     for parent in parents:
-        child = node.get(parent)
-        if not isinstance(child, dict):
-            child = node[parent] = {}
-        node = child
+        if not isinstance(node.get(parent), dict):
+            node[parent] = {}
+        node = node[parent]
     node[last] = parsed
 
 
 def _explain_error(source: str, error: Any) -> str:
     dotted = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        known = [name for name, _ in fields()]
-        return f"{source}: {dotted}: no such field{_did_you_mean(dotted, known)}"
+        return f"{source}: {dotted}: no such field{_did_you_mean(dotted, dict(fields()))}"
     if error["type"] == "missing":
         return f"{source}: {dotted}: missing; expected a value"
     reason = error["msg"].removeprefix("Value error, ")
@@ -443,10 +446,7 @@ def explain_fields(name: str | None = None) -> list[tuple[str, str]]:
         RecipeError: No field or section of that name.
     """
     known = list(fields())
-    if name is None:
-        return known
-    chosen = [(n, text) for n, text in known if n == name or n.startswith(f"{name}.")]
-    if not chosen:
-        close = _did_you_mean(name, [n for n, _ in known])
-        raise RecipeError(f"{name}: no such field{close}.")
+    chosen = [(n, text) for n, text in known if name is None or f"{n}.".startswith(f"{name}.")]
+    if name is not None and not chosen:
+        raise RecipeError(f"{name}: no such field{_did_you_mean(name, [n for n, _ in known])}.")
     return chosen

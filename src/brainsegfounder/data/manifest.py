@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from brainsegfounder.errors import ContrastError
+from brainsegfounder.errors import ContrastError, DataError
 
 # Spellings seen in file names (compared in lower case), for the four names used everywhere.
 CONTRAST_SYNONYMS = MappingProxyType(
@@ -62,14 +63,26 @@ def unique_cases(groups: Sequence[tuple[str, Sequence[Case]]]) -> list[Case]:
 
     Args:
         groups: Name and cases of each input.
+
+    Raises:
+        DataError: Two cases have one name even so.
     """
-    names = [case.case for _, cases in groups for case in cases]
-    doubled = {name for name in names if names.count(name) > 1}
-    return [
+    doubled = _doubled([case for _, cases in groups for case in cases])
+    named = [
         replace(case, case=f"{group}_{case.case}") if case.case in doubled else case
         for group, cases in groups
         for case in cases
     ]
+    if still := _doubled(named):
+        raise DataError(
+            f"{', '.join(sorted(still)[:5])}: found in two inputs of one name; expected a name for "
+            "each case. Rename a folder, or name their common parent as the one input."
+        )
+    return named
+
+
+def _doubled(cases: Sequence[Case]) -> set[str]:
+    return {name for name, number in Counter(case.case for case in cases).items() if number > 1}
 
 
 def manifest_csv(cases: Sequence[Case]) -> str:

@@ -65,18 +65,20 @@ class _Attention(torch.autograd.Function):
         q, k, v, bias_HLS, y, logsumexp_NHL = ctx.saved_tensors  # type: ignore[attr-defined]
         scale = 1.0 / math.sqrt(q.shape[-1])
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        grad_bias_HLS = torch.zeros_like(bias_HLS)
+        exact = torch.promote_types(q.dtype, torch.float32)  # sums over windows in half go astray
+        grad_bias_HLS = torch.zeros_like(bias_HLS, dtype=exact)
         # Of the softmax's gradient: every row of slopes loses its mean under the weights.
-        mean_NHL1 = (grad_NHLD * y).sum(-1, keepdim=True)
-        size = max(1, PIECE_BYTES // (bias_HLS.numel() * bias_HLS.element_size()))
+        mean_NHL1 = (grad_NHLD.to(exact) * y).sum(-1, keepdim=True)
+        size = max(1, PIECE_BYTES // (grad_bias_HLS.numel() * grad_bias_HLS.element_size()))
         for first in range(0, len(q), size):
             n = slice(first, first + size)
-            scaled_q, grad = q[n] * scale, grad_NHLD[n]
-            scores = torch.matmul(scaled_q, k[n].transpose(-1, -2)).add_(bias_HLS)
+            keys, values, grad = k[n].to(exact), v[n].to(exact), grad_NHLD[n].to(exact)
+            scaled_q = q[n].to(exact) * scale
+            scores = torch.matmul(scaled_q, keys.transpose(-1, -2)).add_(bias_HLS)
             weights = scores.sub_(logsumexp_NHL[n].unsqueeze(-1)).exp_()
             grad_v[n] = torch.matmul(weights.transpose(-1, -2), grad)
-            slopes = torch.matmul(grad, v[n].transpose(-1, -2)).sub_(mean_NHL1[n]).mul_(weights)
-            grad_q[n] = torch.matmul(slopes, k[n]).mul_(scale)
+            slopes = torch.matmul(grad, values.transpose(-1, -2)).sub_(mean_NHL1[n]).mul_(weights)
+            grad_q[n] = torch.matmul(slopes, keys).mul_(scale)
             grad_k[n] = torch.matmul(slopes.transpose(-1, -2), scaled_q)
             grad_bias_HLS += slopes.sum(0)
-        return grad_q, grad_k, grad_v, grad_bias_HLS
+        return grad_q, grad_k, grad_v, grad_bias_HLS.to(bias_HLS.dtype)

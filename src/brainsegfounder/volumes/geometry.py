@@ -7,6 +7,7 @@ the file it came from.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -58,7 +59,8 @@ def resample_to(volume: Volume, grid: Grid) -> Volume:
 
     Where the new grid is coarser, the volume is smoothed first (Gaussian, sigma of half the
     excess of the spacing ratio), so fine detail does not alias. Grids that differ by whole axes
-    and whole voxels only are copied exactly. Outside the volume the result is 0.
+    and whole voxels only are copied exactly. Voxels reach half their size beyond their centre:
+    there the outermost value holds, and further out the result is 0.
 
     Args:
         volume: Voxels of shape (C, I, J, K), any float type.
@@ -150,10 +152,33 @@ def _interpolate(
         matrix, offset = np.rint(matrix), np.rint(offset)
     # A diagonal is given as a vector: scipy then interpolates axis by axis, several times faster.
     diagonal = np.diag(matrix)
-    if np.allclose(matrix, np.diag(diagonal), atol=1e-9):
-        matrix = diagonal
+    is_diagonal = np.allclose(matrix, np.diag(diagonal), atol=1e-9)
     # Half a voxel beyond the last centre still belongs to the image, hence "nearest" there.
     result = ndimage.affine_transform(
-        channel, matrix, offset=offset, output_shape=shape_vox, order=order, mode="constant"
+        channel,
+        diagonal if is_diagonal else matrix,
+        offset=offset,
+        output_shape=shape_vox,
+        order=order,
+        mode="nearest",
     )
+    matrix = np.diag(diagonal) if is_diagonal else matrix
+    for outside in _outside(matrix, offset, channel.shape, shape_vox):
+        np.copyto(result, 0, where=outside)
     return np.asarray(result)
+
+
+def _outside(
+    matrix: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    source_shape_vox: tuple[int, ...],
+    shape_vox: Triple,
+) -> Iterator[NDArray[np.bool_]]:
+    """Along each source axis, which target voxels lie beyond its faces; broadcasts to the target.
+
+    An axis that maps to one axis costs a line of voxels, not a volume.
+    """
+    indices = np.ogrid[tuple(slice(n) for n in shape_vox)]
+    for row, start, extent in zip(matrix, offset, source_shape_vox, strict=True):
+        place = start + sum(step * axis for step, axis in zip(row, indices, strict=True) if step)
+        yield (place < -0.5 - EXACT_VOX) | (place > extent - 0.5 + EXACT_VOX)

@@ -60,22 +60,23 @@ def zscore_inside(
     result = np.zeros(channels.shape, dtype=np.float32)
     for out, channel in zip(result, channels, strict=True):
         inside = channel[mask].astype(np.float64)
+        if inside.size:
+            inside = np.clip(inside, *np.percentile(inside, CLIP_PERCENTILES))
         if inside.size == 0 or np.ptp(inside) == 0:
             raise VolumeError(
                 f"{source}: one contrast has a single value inside the brain; "
                 "expected an image. Check the conversion that wrote this file."
             )
-        inside = np.clip(inside, *np.percentile(inside, CLIP_PERCENTILES))
         out[mask] = (inside - inside.mean()) / max(float(inside.std()), 1e-12)
     return result
 
 
 def _otsu(channel: NDArray[np.float32]) -> float:
     """The threshold that best separates two classes (Otsu 1979), on 256 bins."""
-    low, high = np.percentile(channel, CLIP_PERCENTILES)
-    counts, edges = np.histogram(
-        channel, bins=256, range=(float(low), float(max(high, low + 1e-6)))
-    )
+    low, high = np.percentile(channel.astype(np.float64), CLIP_PERCENTILES)
+    if not low < high:
+        return float(low)
+    counts, edges = np.histogram(channel, bins=256, range=(float(low), float(high)))
     centres = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
     above = below[-1] - below

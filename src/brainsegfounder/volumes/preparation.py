@@ -95,6 +95,7 @@ def prepare(image: Volume, settings: PreparationSettings, labels: Volume | None 
     _check_extent(image)
     if labels is not None:
         _check_labels(labels, image)
+        labels = replace(labels, affine=image.affine)
     source_grid, reference = image.grid, labels
     image, labels = to_ras(image), None if labels is None else to_ras(labels)
     tissue = replace(image, voxels=foreground(image.voxels, image.source)[None])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -27,8 +26,6 @@ from brainsegfounder.runs import progress
 from brainsegfounder.volumes.nifti import is_nifti, read_labels, stem
 from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows.reports import dice_highlights
-
-log = logging.getLogger(__name__)
 
 # What is not part of a case's name: the ending that says it is a mask, and BIDS entities of it.
 MASK_ENDING = re.compile(
@@ -135,7 +132,6 @@ def score_folders(predictions: Path, references: Path, regions: Regions | None) 
                 result.scores.extend(score_case(case, *pairs[case], regions))
             except DataError as error:
                 result.refused[case] = str(error)
-                log.error("%s", error)
             report(number, case)
     if not result.scores:
         first = next(iter(result.refused.items()), ("", "no label file"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from brainsegfounder.errors import DataError
 from brainsegfounder.evaluation.metrics import RULES, RegionScore, dice, score_case, write_metrics
 from brainsegfounder.inference.model_config import ModelConfig, config_of
 from brainsegfounder.inference.predictor import Predictor
+from brainsegfounder.models.swin_unetr import SwinUNETR
 from brainsegfounder.recipes import FinetuneSettings, Recipe
 from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.training.loop import BatchOnDevice, LossParts, Validation
@@ -54,6 +56,7 @@ def run_finetune(
     stage = open_stage(
         recipe, settings, make_config, data=data, out=out, start=start, fold=fold, resume=resume
     )
+    _start_from_prior(cast(SwinUNETR, stage.network), settings)
     cases = stage.cases(stage.split.train, labelled=True)
     if not cases:
         raise DataError(
@@ -93,6 +96,19 @@ def _loss_function(
         return segmentation_loss(logits, targets, target=settings.target, loss=settings.loss)
 
     return loss
+
+
+def _start_from_prior(network: SwinUNETR, settings: FinetuneSettings) -> None:
+    """Let every output begin at a small probability.
+
+    Lesions fill a few percent of a brain. Outputs that begin at one half spend the first hundred
+    steps on unlearning that, and the Dice loss hardly moves meanwhile.
+    """
+    bias = cast(Tensor, network.out.conv.conv.bias)
+    with torch.no_grad():
+        bias.fill_(math.log(settings.output_prior / (1 - settings.output_prior)))
+        if settings.target == "classes":
+            bias[0] = 0.0
 
 
 def _validation(stage: Stage) -> Validation | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +27,6 @@ from brainsegfounder.volumes.preparation import prepare_case
 from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows.model_folder import Model, load_model, model_folder
 from brainsegfounder.workflows.reports import Shown, picture_of
-
-log = logging.getLogger(__name__)
 
 MAX_PICTURES = 12
 
@@ -126,7 +123,6 @@ def run_predict(
                 result.files[case.case] = path
             except DataError as error:
                 result.refused[case.case] = str(error)
-                log.error("%s", error)
             report(number, case.case)
     if not result.files:
         raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,6 @@ from brainsegfounder.files import check_new_folder
 from brainsegfounder.recipes import PreparationSettings, Recipe
 from brainsegfounder.runs import progress
 from brainsegfounder.volumes.preparation import prepare_case
-
-log = logging.getLogger(__name__)
 
 PREFERRED_ORDER = ("T1w", "T1ce", "T2w", "FLAIR")
 
@@ -106,7 +103,6 @@ def _write_cases(
                 write_case(result.store, case, prepared, labels)
             except DataError as error:
                 result.refused[case.case] = str(error)
-                log.error("%s", error)
             else:
                 written.append(case)
                 result.cases.append(case.case)

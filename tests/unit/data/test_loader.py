@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+import torch
+
+from brainsegfounder.data.loader import PatchDataset, PatchSampling, batches
+from brainsegfounder.data.manifest import Case
+from brainsegfounder.data.store import finish_store, open_store, write_case
+from brainsegfounder.errors import DataError
+from brainsegfounder.recipes import AugmentSettings, PreparationSettings
+from brainsegfounder.volumes.preparation import prepare
+
+SETTINGS = PreparationSettings(spacing_mm=None, margin_mm=2.0)
+NAMES = ("a", "b", "c")
+CONTRASTS = ("T1w", "FLAIR")
+
+
+@pytest.fixture(scope="module")
+def store(draw_brain, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    cases = [Case(name, name, {}) for name in NAMES]
+    for seed, case in enumerate(cases):
+        image, labels = draw_brain(num_contrasts=2, seed=seed)
+        write_case(folder, case, prepare(image, SETTINGS, labels))
+    finish_store(folder, cases, CONTRASTS, SETTINGS)
+    return open_store(folder)
+
+
+def dataset(store, seed=0, contrasts=CONTRASTS, **sampling):
+    chosen = {"patch_size_vox": (8, 10, 12), "with_labels": True, **sampling}
+    return PatchDataset(store, store.cases, contrasts, PatchSampling(**chosen), seed)
+
+
+def same(one, other):
+    return (
+        one.cases == other.cases
+        and torch.equal(one.image, other.image)
+        and torch.equal(one.labels, other.labels)
+    )
+
+
+def test_sample_n_is_a_function_of_the_seed_and_n_alone(store):
+    one, other = (dataset(store, augment=AugmentSettings(noise=1.0)) for _ in range(2))
+    forward = [one[n] for n in range(7)]
+    backward = [other[n] for n in reversed(range(7))][::-1]
+    assert all(map(same, forward, backward))
+    assert not same(forward[0], dataset(store, seed=1, augment=AugmentSettings(noise=1.0))[0])
+
+
+def test_every_case_comes_once_an_epoch_in_an_order_of_its_own(store):
+    data = dataset(store)
+    epochs = [[data[3 * epoch + n].cases[0] for n in range(3)] for epoch in range(8)]
+    assert all(sorted(epoch) == sorted(NAMES) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_a_patch_is_cut_from_the_stored_image_with_its_mask(store):
+    data = dataset(store, crops_per_case=2)
+    sample = data[4]
+    assert sample.image.shape == (2, 2, 8, 10, 12)
+    assert sample.labels.shape == (2, 1, 8, 10, 12)
+    assert sample.image.dtype == torch.float32
+    case = next(case for case in store.cases if case.case == sample.cases[0])
+    whole, mask = store.image(case)[:].astype(np.float32), store.labels(case)[:]
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (2, 8, 10, 12))[0]
+    for image, labels in zip(sample.image.numpy(), sample.labels.numpy(), strict=True):
+        hits = np.argwhere((windows == image).all(axis=(3, 4, 5, 6)))
+        assert len(hits) == 1
+        i, j, k = hits[0]
+        np.testing.assert_array_equal(labels, mask[:, i : i + 8, j : j + 10, k : k + 12])
+
+
+def test_contrasts_come_in_the_order_asked_for(store):
+    both, swapped = dataset(store)[0], dataset(store, contrasts=("FLAIR", "T1w"))[0]
+    assert torch.equal(both.image.flip(1), swapped.image)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_go_on_where_another_run_stopped(store, num_workers):
+    data = dataset(store, augment=AugmentSettings())
+    whole = list(batches(data, first_batch=0, num_batches=4, batch_size=2, num_workers=0))
+    rest = list(batches(data, first_batch=2, num_batches=2, batch_size=2, num_workers=num_workers))
+    assert all(map(same, whole[2:], rest))
+    assert same(
+        whole[1],
+        type(whole[1])(
+            torch.cat([data[2].image, data[3].image]),
+            torch.cat([data[2].labels, data[3].labels]),
+            data[2].cases + data[3].cases,
+        ),
+    )
+
+
+def test_a_patch_larger_than_the_volume_holds_all_of_it_in_the_middle(store):
+    sample = dataset(store, patch_size_vox=(64, 16, 64))[0]
+    case = next(case for case in store.cases if case.case == sample.cases[0])
+    image = sample.image[0].numpy()
+    i, _, k = case.shape_vox
+    before_i, before_k = (64 - i + 1) // 2, (64 - k + 1) // 2
+    inner = image[:, before_i : before_i + i, :, before_k : before_k + k]
+    assert np.count_nonzero(inner) == np.count_nonzero(image) > 0
+    assert sample.labels.shape == (1, 1, 64, 16, 64)
+
+
+def test_a_foreground_fraction_of_1_always_hits_a_labelled_voxel(store):
+    data = dataset(store, foreground_fraction=1.0, patch_size_vox=(4, 4, 4))
+    assert all(data[n].labels.any() for n in range(40))
+
+
+def test_without_a_foreground_fraction_most_small_patches_miss(store):
+    data = dataset(store, patch_size_vox=(4, 4, 4))
+    assert sum(bool(data[n].labels.any()) for n in range(40)) < 30
+
+
+def test_rare_labels_are_drawn_as_often_as_common_ones(store):
+    data = dataset(store, foreground_fraction=1.0, patch_size_vox=(4, 4, 4))
+    hits = sum(bool((data[n].labels == 4).any()) for n in range(60))
+    assert hits >= 15, "one label in three"
+
+
+def test_no_masks_are_read_where_none_are_wanted(store):
+    sample = dataset(store, with_labels=False)[0]
+    assert sample.labels is None
+    batch = next(
+        batches(
+            dataset(store, with_labels=False),
+            first_batch=0, num_batches=1, batch_size=2, num_workers=0,
+        )
+    )  # fmt: skip
+    assert batch.labels is None
+    assert batch.image.shape[0] == len(batch.cases) == 2
+
+
+def test_a_batch_moves_whole(store):
+    moved = dataset(store)[0].to(torch.device("cpu"))
+    assert same(moved, dataset(store)[0])
+
+
+def test_a_split_without_a_case_is_refused(store):
+    with pytest.raises(DataError, match="no case to draw patches from"):
+        PatchDataset(store, [], CONTRASTS, PatchSampling((4, 4, 4)), 0)

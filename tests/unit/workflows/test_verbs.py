@@ -1,0 +1,141 @@
+"""The verbs on a few drawn brains, one training step each: files, names, numbers."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import brainsegfounder
+from brainsegfounder.recipes import Recipe, load_recipe
+from brainsegfounder.volumes.nifti import read_labels, read_nifti
+from brainsegfounder.workflows.evaluate import case_name, run_evaluate
+from brainsegfounder.workflows.finetune import run_finetune
+from brainsegfounder.workflows.predict import run_predict
+from brainsegfounder.workflows.pretrain import run_pretrain
+
+pytestmark = pytest.mark.slow
+ONE_STEP = {"steps": 1, "batch_size": 1, "validate_every": 1, "checkpoint_every": 1}
+
+
+def _recipe(verb: str) -> Recipe:
+    sets = [f"{verb}.{key}={value}" for key, value in ONE_STEP.items()]
+    return load_recipe("demo-target", [*sets, "predict.overlap=0"])
+
+
+@pytest.fixture(scope="module")
+def pretrained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "stage2"
+    run_pretrain(_recipe("pretrain"), cohort, run, fold=0)
+    return run
+
+
+@pytest.fixture(scope="module")
+def finetuned(cohort: Path, pretrained: Path) -> Path:
+    run = pretrained.parent / "finetuned"
+    run_finetune(_recipe("finetune"), cohort, run, start=pretrained, fold=0)
+    return run
+
+
+@pytest.mark.parametrize("name", ["pretrained", "finetuned"])
+def test_a_run_folder_is_complete(name: str, request: pytest.FixtureRequest) -> None:
+    run: Path = request.getfixturevalue(name)
+    assert (run / "model" / "model.safetensors").is_file()
+    assert (run / "model" / "config.json").is_file()
+    assert (run / "checkpoints" / "step-00000001" / "state.json").is_file()
+    assert (run / "report.html").stat().st_size > 10_000
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["kind"] for record in records] == ["train", "validation"]
+    assert load_recipe(run).name == "demo-target"
+
+
+def test_the_config_tells_what_the_model_wants_and_where_it_comes_from(finetuned: Path) -> None:
+    config = json.loads((finetuned / "model" / "config.json").read_text())
+    assert config["contrasts"] == ["T1w", "T1ce", "T2w", "FLAIR"]
+    assert config["labels"] == {"necrosis": 1, "oedema": 2, "enhancing": 4}
+    assert config["preparation"]["spacing_mm"] == [3.0, 3.0, 3.0]
+    provenance = config["provenance"]
+    assert provenance["start"]["report"]["encoder_coverage"] == pytest.approx(1.0)
+    assert provenance["versions"]["brainsegfounder"] == brainsegfounder.__version__
+
+
+def test_held_out_subjects_are_seen_by_no_stage(pretrained: Path, finetuned: Path) -> None:
+    for run in (pretrained, finetuned):
+        facts = json.loads((run / "provenance.json").read_text())
+        parts = [set(facts[f"{name}_subjects"]) for name in ("train", "validation", "test")]
+        assert not (parts[0] & parts[2] or parts[1] & parts[2] or parts[0] & parts[1])
+        assert parts[2]
+    scored = {row["case"] for row in csv.DictReader((finetuned / "test" / "metrics.csv").open())}
+    assert scored == set(facts["test_subjects"])
+
+
+def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(
+    cohort: Path, finetuned: Path
+) -> None:
+    weights = (finetuned / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(brainsegfounder.errors.OutputExistsError, match="--resume"):
+        run_finetune(_recipe("finetune"), cohort, finetuned, fold=0)
+    with pytest.raises(brainsegfounder.errors.CheckpointError, match="start weights"):
+        run_finetune(_recipe("finetune"), cohort, finetuned, fold=0, resume=True)
+    assert (finetuned / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_predicting_a_bids_tree_gives_bids_names_on_the_scans_grid(
+    finetuned: Path, bids_tree: Path, tmp_path: Path
+) -> None:
+    done = run_predict([bids_tree], finetuned, tmp_path / "out")
+    assert not done.refused
+    path = tmp_path / "out" / "sub-000" / "anat" / "sub-000_desc-brainsegfounder_dseg.nii.gz"
+    scan = read_nifti(bids_tree / "sub-000" / "anat" / "sub-000_T1w.nii.gz")
+    labels = read_labels(path)
+    assert labels.shape_vox == scan.shape_vox
+    assert np.array_equal(labels.affine, scan.affine)
+    assert set(np.unique(labels.voxels)) <= {0, 1, 2, 4}
+    assert "Research use only" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_test_scores_of_a_run_are_those_of_predict_and_evaluate(
+    finetuned: Path, bids_tree: Path, tmp_path: Path
+) -> None:
+    run_predict([bids_tree], finetuned, tmp_path / "p")
+    recipe = load_recipe("demo-target")
+    scores = run_evaluate(tmp_path / "p", bids_tree / "derivatives", tmp_path / "e", recipe).scores
+    here = {(s.case, s.region): s.dice for s in scores}
+    told = list(csv.DictReader((finetuned / "test" / "metrics.csv").open()))
+    assert told
+    for row in told:
+        # The store keeps intensities in half precision, so a few voxels may differ.
+        assert float(row["dice"]) == pytest.approx(here[row["case"], row["region"]], abs=0.01)
+
+
+def test_the_python_interface_predicts_and_evaluates(finetuned: Path, bids_tree: Path) -> None:
+    model = brainsegfounder.load_model(finetuned)
+    assert model.contrasts == ("T1w", "T1ce", "T2w", "FLAIR")
+    assert model.labels["oedema"] == 2
+    assert model.spacing_mm == (3.0, 3.0, 3.0)
+    anat = bids_tree / "sub-000" / "anat"
+    paths = {
+        "T1w": anat / "sub-000_T1w.nii.gz",
+        "T1ce": anat / "sub-000_ce-gadolinium_T1w.nii.gz",
+        "T2w": anat / "sub-000_T2w.nii.gz",
+        "FLAIR": anat / "sub-000_FLAIR.nii.gz",
+    }
+    result = brainsegfounder.predict(paths, model)
+    assert result.labels.shape_vox == read_nifti(paths["T1w"]).shape_vox
+    records = brainsegfounder.evaluate(result.labels, result.labels)
+    assert all(record["dice"] == 1.0 for record in records)
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("case1_seg.nii.gz", "case1"),
+        ("sub-01_desc-brainsegfounder_dseg.nii.gz", "sub-01"),
+        ("sub-01_ses-2_label-L_desc-T1lesion_mask.nii.gz", "sub-01_ses-2"),
+        ("stroke003_lesion.nii.gz", "stroke003"),
+        ("plain.nii", "plain"),
+    ],
+)
+def test_a_mask_file_names_its_case(name: str, case: str) -> None:
+    assert case_name(Path(name)) == case
