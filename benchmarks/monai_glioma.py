@@ -65,7 +65,12 @@ def main() -> None:
 
 
 def train(
-    network: torch.nn.Module, store: Store, recipe: Recipe, held_out: set[str], seconds: float, peak_lr: float
+    network: torch.nn.Module,
+    store: Store,
+    recipe: Recipe,
+    held_out: set[str],
+    seconds: float,
+    peak_lr: float,
 ) -> tuple[int, list[float]]:
     settings = recipe.finetune
     assert settings is not None

@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brainsegfounder.recipes import load_recipe
 from brainsegfounder.volumes.nifti import write_nifti
+from brainsegfounder.volumes.phantom import write_cohort
 from brainsegfounder.volumes.volume import Volume
+from brainsegfounder.workflows.prepare import run_prepare
 
 os.environ["MPLBACKEND"] = "Agg"
 
@@ -152,3 +155,26 @@ def _rotated() -> Callable[..., np.ndarray]:
 def brats_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two small cases with BraTS 2018 names; read only."""
     return write_brats(tmp_path_factory.mktemp("brats"), ["Brats18_A_1", "Brats18_B_1"])
+
+
+@pytest.fixture(scope="session")
+def bids_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six drawn brains with tumours and four contrasts at 3 mm, as BIDS."""
+    folder = tmp_path_factory.mktemp("cohort") / "bids"
+    write_cohort(
+        folder,
+        num_subjects=6,
+        seed=0,
+        lesion="tumour",
+        contrasts=("T1w", "T1ce", "T2w", "FLAIR"),
+        spacing_mm=3.0,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cohort(bids_tree: Path) -> Path:
+    """The store of `bids_tree`, prepared as the recipe demo-target says."""
+    store = bids_tree.parent / "store"
+    run_prepare([bids_tree], store, load_recipe("demo-target"))
+    return store

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from brainsegfounder.errors import BrainSegFounderError
+from brainsegfounder.errors import BrainSegFounderError, Interrupted
 
 NOTICE = "Research use only. Not a medical device."
 
@@ -224,6 +224,9 @@ def main() -> None:
     except BrainSegFounderError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except Interrupted as stop:
+        typer.echo(str(stop), err=True)
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)

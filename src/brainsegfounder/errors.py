@@ -15,7 +15,8 @@
         └── WeightsError              1   weights do not fit the model
 
 A message says: which file or field, what was found, what was expected, what to do.
-Interruption ends with 130 (SIGINT) or 143 (SIGTERM).
+Interruption ends with 130 (SIGINT) or 143 (SIGTERM); `Interrupted` is not a BrainSegFounderError,
+so nothing that handles bad data swallows it.
 """
 
 
@@ -75,3 +76,15 @@ class CheckpointError(RunError):
 
 class WeightsError(RunError):
     """Weights do not fit the model they are meant for."""
+
+
+class Interrupted(BaseException):
+    """A signal asked for the end, and a checkpoint has been saved.
+
+    Attributes:
+        exit_code: 128 plus the signal's number.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

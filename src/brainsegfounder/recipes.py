@@ -375,13 +375,10 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _find(name_or_path: str | os.PathLike[str]) -> Path:
-    path = Path(name_or_path)
-    for candidate in (path / "recipe.resolved.yaml", path):
+    path, shipped = Path(name_or_path), shipped_recipes()
+    for candidate in (path / "recipe.resolved.yaml", path, shipped.get(str(path), path)):
         if candidate.is_file():
             return candidate
-    shipped = shipped_recipes()
-    if str(name_or_path) in shipped:
-        return shipped[str(name_or_path)]
     raise RecipeError(
         f"{name_or_path}: no such recipe file or name{_did_you_mean(str(name_or_path), shipped)}. "
         f"Shipped recipes: {', '.join(shipped)}."

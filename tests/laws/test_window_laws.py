@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import torch
 from hypothesis import given
@@ -18,7 +20,7 @@ def test_every_voxel_lies_in_a_window_and_every_window_in_the_axis(size, window,
         assert 0 <= start <= max(0, size - window)
         covered[start : start + window] = True
     assert covered.all()
-    assert all(other - one <= window for one, other in zip(starts, starts[1:], strict=False))
+    assert all(other - one <= window for one, other in itertools.pairwise(starts))
 
 
 @given(sizes, windows, overlaps, st.sampled_from(["gaussian", "constant"]), st.integers(1, 4))

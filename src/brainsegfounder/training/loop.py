@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from brainsegfounder.errors import CheckpointError, TrainingError
+from brainsegfounder.errors import CheckpointError, Interrupted, TrainingError
 from brainsegfounder.recipes import StageSettings
 from brainsegfounder.training.checkpoint import (
     TrainingState,
@@ -106,14 +106,6 @@ class Job:
     advance: Callable[[int, float], None]
 
 
-class Interrupted(BaseException):
-    """A signal asked for the end; a checkpoint has been saved."""
-
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}")
-        self.exit_code = 128 + signal_number
-
-
 def train(model: nn.Module, job: Job, device: torch.device) -> TrainingState:
     """Train to the last step, from the newest good checkpoint where there is one.
 
@@ -151,7 +143,12 @@ def train(model: nn.Module, job: Job, device: torch.device) -> TrainingState:
             job.advance(state.step, values["loss"])
             state = _after_step(model, optimizer, job, state, signals.received)
             if signals.received is not None:
-                raise Interrupted(signals.received, state.step)
+                name = signal.Signals(signals.received).name
+                raise Interrupted(
+                    f"stopped by {name} after step {state.step}; a checkpoint is saved. "
+                    "Go on with the same command and --resume.",
+                    signals.received,
+                )
     return state
 
 

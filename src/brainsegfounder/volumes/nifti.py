@@ -41,7 +41,7 @@ NIFTI1_BYTES = 348
 NIFTI2_BYTES = 540
 NIFTI2_STARTS = (NIFTI2_BYTES.to_bytes(4, "little"), NIFTI2_BYTES.to_bytes(4, "big"))
 HEADER_ERRORS = (
-    ImageFileError, HeaderDataError, WrapStructError, ValueError, TypeError, OverflowError
+    ImageFileError, HeaderDataError, WrapStructError, KeyError, OverflowError, TypeError, ValueError
 )  # fmt: skip
 # Codes of xyzt_units that are not millimetres, and their length in mm.
 UNITS_MM = {1: 1000.0, 3: 0.001}
@@ -174,7 +174,7 @@ def _load(path: Path) -> tuple[nib.Nifti1Image, Affine]:
             f"{path}: not a NIfTI image ({_looks_like(content) or error}); "
             "expected .nii or .nii.gz. Convert or copy it again."
         ) from None
-    _check_length(len(content), image.header, path)
+    _check_length(len(content), raw, path)
     return image, _affine(image.header, np.asarray(raw["pixdim"][1:4], dtype=np.float64), path)
 
 
@@ -295,19 +295,19 @@ def _affine(header: nib.Nifti1Header, pixdim: NDArray[np.float64], path: Path) -
             qform = header.get_base_affine()
     # An sform of other voxel sizes than pixdim is a registration's; the qform is the scanner's.
     stretched = sform is not None and not np.allclose(_scale(sform), pixdim, rtol=0.01)
-    for affine in (qform, sform) if stretched else (sform, qform):
-        if affine is not None and _is_invertible(affine):
-            break
-        if affine is not None:
-            log.warning("%s: the affine %s is not invertible", path, affine[:3].tolist())
-    else:
+    forms = (qform, sform) if stretched else (sform, qform)
+    affine = next((form for form in forms if form is not None and _is_invertible(form)), None)
+    if affine is None:
         raise VolumeError(
-            f"{path}: no invertible affine (sform {sform}, pixdim {pixdim}); expected three "
-            "independent axes. Repair the header's sform or qform."
+            f"{path}: no invertible affine (sform {None if sform is None else sform[:3].tolist()}, "
+            f"pixdim {pixdim}); expected three independent axes. Repair the sform or qform."
         )
-    in_mm = np.array(affine, dtype=np.float64)
-    in_mm[:3] *= UNITS_MM.get(int(header["xyzt_units"]) % 8, 1.0)
-    return in_mm
+    if sform is not None and affine is not sform:
+        log.warning("%s: the sform does not fit voxels of %s; the qform counts", path, pixdim)
+    unit_mm = UNITS_MM.get(int(header["xyzt_units"]) % 8, 1.0)
+    if unit_mm != 1.0:
+        log.warning("%s: lengths in units of %g mm", path, unit_mm)
+    return np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ affine
 
 
 def _qform(header: nib.Nifti1Header) -> Affine | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
@@ -116,12 +115,18 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "auto"
     chosen = choose_device(device)
     network = build_network(config)
     load_whole(network, load_state(folder / WEIGHTS_NAME), str(folder / WEIGHTS_NAME))
-    return Model(fast_layout(network).to(chosen).eval(), config, chosen)
+    return Model(place(network, chosen).eval(), config, chosen)
 
 
-def fast_layout(network: nn.Module) -> nn.Module:
-    """Store convolution kernels channels-last, the faster layout for 3x3x3 kernels."""
-    return cast(nn.Module, network.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]
+def place(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device, its 3x3x3 kernels in the layout that is fast there.
+
+    Channels-last pays on GPUs; on CPUs it made no difference at `nano` and cost a tenth at `tiny`.
+    """
+    if device.type == "cuda":
+        channels_last: nn.Module = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        return channels_last
+    return network.to(device)
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:

@@ -7,6 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from brainsegfounder.data.layouts import read_cases
 from brainsegfounder.data.manifest import Case, contrast_name
@@ -24,29 +28,28 @@ from brainsegfounder.inference.model_config import WEIGHTS_NAME
 from brainsegfounder.runs import PACKAGES, RESEARCH_ONLY, package_version, progress
 from brainsegfounder.volumes.nifti import read_nifti, write_nifti
 from brainsegfounder.volumes.preparation import prepare_case
-from brainsegfounder.volumes.volume import Volume
+from brainsegfounder.volumes.volume import Affine, Volume
 from brainsegfounder.workflows.model_folder import Model, load_model, model_folder
 from brainsegfounder.workflows.reports import Shown, picture_of
 
 MAX_PICTURES = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The labels of one case.
+class Prediction(NamedTuple):
+    """The labels of one case, on the grid of its scan.
 
     Attributes:
-        case: Its name.
-        labels: Label values on the grid of the scan, shape (1, I, J, K).
+        labels: Label values as int16, shape (I, J, K).
+        affine: The scan's affine, shape (4, 4).
     """
 
-    case: str
-    labels: Volume
+    labels: NDArray[np.int16]
+    affine: Affine
 
     @property
-    def affine(self) -> object:
-        """The scan's affine, shape (4, 4)."""
-        return self.labels.affine
+    def volume(self) -> Volume:
+        """The same as a volume, for `evaluate` and `write_nifti`."""
+        return Volume(self.labels[None], self.affine, "prediction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Predicted:
 def predict(
     scans: Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str],
     model: Model | str | os.PathLike[str],
-) -> Prediction | list[Prediction]:
+) -> Prediction | dict[str, Prediction]:
     """Segment one case given by its contrasts, or every case of a folder.
 
     Args:
@@ -75,8 +78,8 @@ def predict(
         model: From `load_model`, or its path.
 
     Returns:
-        For contrasts one prediction, with `.labels` on the scan's grid and `.affine`; for a
-        folder a list of them.
+        For contrasts one prediction, `labels, affine = predict(...)`; for a folder one by the
+        name of each case.
 
     Raises:
         DataError: A scan is missing, unreadable or lacks a contrast of the model.
@@ -86,9 +89,9 @@ def predict(
     if isinstance(scans, Mapping):
         paths = {contrast_name(name): Path(path) for name, path in scans.items()}
         name = Path(next(iter(paths.values()))).name if paths else "case"
-        return Prediction(name, _labels(Case(name, name, paths), loaded))
+        return _prediction(_labels(Case(name, name, paths), loaded))
     cases = read_cases([Path(scans)])
-    return [Prediction(case.case, _labels(case, loaded)) for case in cases]
+    return {case.case: _prediction(_labels(case, loaded)) for case in cases}
 
 
 def run_predict(
@@ -143,6 +146,10 @@ def result_name(case: Case) -> Path:
     if case.session:
         folder /= f"ses-{case.session}"
     return folder / "anat" / f"{case.case}_desc-brainsegfounder_dseg.nii.gz"
+
+
+def _prediction(labels: Volume) -> Prediction:
+    return Prediction(labels.voxels[0], labels.affine)
 
 
 def _labels(case: Case, model: Model) -> Volume:

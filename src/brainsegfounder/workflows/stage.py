@@ -26,8 +26,8 @@ from brainsegfounder.training.loop import Job, LossFunction, Validation, train
 from brainsegfounder.workflows.model_folder import (
     build_network,
     choose_device,
-    fast_layout,
     model_folder,
+    place,
     save_model,
 )
 
@@ -129,7 +129,7 @@ def open_stage(
         },
     )
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    network = fast_layout(network).to(device)
+    network = place(network, device)
     return Stage(
         recipe, settings, store, split, run, make_config(provenance), network, device, fingerprint,
         transfer,

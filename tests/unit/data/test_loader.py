@@ -53,6 +53,13 @@ def test_every_case_comes_once_an_epoch_in_an_order_of_its_own(store):
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
+def test_a_case_gives_another_patch_in_every_epoch(store):
+    data = dataset(store)
+    of_a = [sample.image for n in range(18) if (sample := data[n]).cases == ("a",)]
+    assert len(of_a) == 6
+    assert len({image.numpy().tobytes() for image in of_a}) == 6
+
+
 def test_a_patch_is_cut_from_the_stored_image_with_its_mask(store):
     data = dataset(store, crops_per_case=2)
     sample = data[4]
@@ -118,14 +125,9 @@ def test_rare_labels_are_drawn_as_often_as_common_ones(store):
 
 
 def test_no_masks_are_read_where_none_are_wanted(store):
-    sample = dataset(store, with_labels=False)[0]
-    assert sample.labels is None
-    batch = next(
-        batches(
-            dataset(store, with_labels=False),
-            first_batch=0, num_batches=1, batch_size=2, num_workers=0,
-        )
-    )  # fmt: skip
+    data = dataset(store, with_labels=False)
+    (batch,) = batches(data, first_batch=0, num_batches=1, batch_size=2, num_workers=0)
+    assert data[0].labels is None
     assert batch.labels is None
     assert batch.image.shape[0] == len(batch.cases) == 2
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from brainsegfounder.errors import CheckpointError, TrainingError
+from brainsegfounder.errors import CheckpointError, Interrupted, TrainingError
 from brainsegfounder.recipes import StageSettings
 from brainsegfounder.training.checkpoint import committed
-from brainsegfounder.training.loop import Interrupted, Job, Validation, train
+from brainsegfounder.training.loop import Job, Validation, train
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,8 @@ def _batches(first: int) -> Iterator[ToyBatch]:
 
 def _loss(model: nn.Module, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
     noise = torch.randn(6, 1, generator=generator)
-    return {"error": (model(batch.image) - batch.image.sum(1, keepdim=True) - noise).square().mean()}
+    wanted = batch.image.sum(1, keepdim=True) + noise
+    return {"error": (model(batch.image) - wanted).square().mean()}
 
 
 def _job(folder: Path, ear: Ear, steps: int = 12, **changes: Any) -> Job:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import brainsegfounder
+from brainsegfounder.errors import CheckpointError, OutputExistsError
 from brainsegfounder.recipes import Recipe, load_recipe
 from brainsegfounder.volumes.nifti import read_labels, read_nifti
 from brainsegfounder.workflows.evaluate import case_name, run_evaluate
@@ -64,7 +65,9 @@ def test_held_out_subjects_are_seen_by_no_stage(pretrained: Path, finetuned: Pat
     for run in (pretrained, finetuned):
         facts = json.loads((run / "provenance.json").read_text())
         parts = [set(facts[f"{name}_subjects"]) for name in ("train", "validation", "test")]
-        assert not (parts[0] & parts[2] or parts[1] & parts[2] or parts[0] & parts[1])
+        assert not (parts[0] & parts[2])
+        assert not (parts[1] & parts[2])
+        assert not (parts[0] & parts[1])
         assert parts[2]
     scored = {row["case"] for row in csv.DictReader((finetuned / "test" / "metrics.csv").open())}
     assert scored == set(facts["test_subjects"])
@@ -74,9 +77,9 @@ def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(
     cohort: Path, finetuned: Path
 ) -> None:
     weights = (finetuned / "model" / "model.safetensors").read_bytes()
-    with pytest.raises(brainsegfounder.errors.OutputExistsError, match="--resume"):
+    with pytest.raises(OutputExistsError, match="--resume"):
         run_finetune(_recipe("finetune"), cohort, finetuned, fold=0)
-    with pytest.raises(brainsegfounder.errors.CheckpointError, match="start weights"):
+    with pytest.raises(CheckpointError, match="start weights"):
         run_finetune(_recipe("finetune"), cohort, finetuned, fold=0, resume=True)
     assert (finetuned / "model" / "model.safetensors").read_bytes() == weights
 
@@ -121,9 +124,13 @@ def test_the_python_interface_predicts_and_evaluates(finetuned: Path, bids_tree:
         "T2w": anat / "sub-000_T2w.nii.gz",
         "FLAIR": anat / "sub-000_FLAIR.nii.gz",
     }
-    result = brainsegfounder.predict(paths, model)
-    assert result.labels.shape_vox == read_nifti(paths["T1w"]).shape_vox
-    records = brainsegfounder.evaluate(result.labels, result.labels)
+    labels, affine = brainsegfounder.predict(paths, model)
+    scan = read_nifti(paths["T1w"])
+    assert labels.shape == scan.shape_vox
+    assert np.array_equal(affine, scan.affine)
+    everything = brainsegfounder.predict(bids_tree, model)
+    assert np.array_equal(everything["sub-000"].labels, labels)
+    records = brainsegfounder.evaluate(everything["sub-000"].volume, everything["sub-000"].volume)
     assert all(record["dice"] == 1.0 for record in records)
 
 
