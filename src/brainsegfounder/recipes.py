@@ -380,8 +380,8 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
         if candidate.is_file():
             return candidate
     raise RecipeError(
-        f"{name_or_path}: no such recipe file or name{_did_you_mean(str(name_or_path), shipped)}. "
-        f"Shipped recipes: {', '.join(shipped)}."
+        f"{name_or_path}: no such recipe file or name{_did_you_mean(str(name_or_path), shipped)} "
+        f"(shipped recipes: {', '.join(shipped)})."
     )
 
 

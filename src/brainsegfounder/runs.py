@@ -6,6 +6,7 @@ provenance.json        versions, code state, command, device, fingerprints, seed
 metrics.jsonl          one record a logged step and a validation
 checkpoints/           see training/checkpoint.py
 model/                 the best model so far, as a model folder
+test/                  fine-tuning: label files and scores of the held-out cases
 report.html            pictures and tables
 """
 

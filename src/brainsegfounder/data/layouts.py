@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from brainsegfounder.data.manifest import CONTRAST_SYNONYMS, Case, unique_cases
-from brainsegfounder.errors import ContrastError, DataError, UsageError
+from brainsegfounder.errors import ContrastError, DataError, LabelError, UsageError
 from brainsegfounder.volumes.nifti import is_nifti, stem
 
 LABEL_SUFFIXES = frozenset({"seg", "lesion", "mask", "label", "dlmuse"})
@@ -39,7 +39,10 @@ def read_cases(inputs: Sequence[Path], layout: str = "auto") -> list[Case]:
     """
     if layout != "auto" and layout not in LAYOUTS:
         raise UsageError(f"--layout {layout}: unknown; expected auto, {', '.join(LAYOUTS)}.")
-    groups = [(path.resolve().name, _read_one(path, layout)) for path in inputs]
+    files = [path for path in inputs if path.is_file()]
+    groups = [("files", _found(files[0], _group_by_suffix(files)))] if files else []
+    folders = [path for path in inputs if not path.is_file()]
+    groups += [(path.resolve().name, _read_folder(path, layout)) for path in folders]
     return unique_cases(groups)
 
 
@@ -84,7 +87,8 @@ def read_bids(folder: Path) -> list[Case]:
     """`sub-*/[ses-*/]anat/*_{T1w,T2w,FLAIR}.nii.gz`, masks under `derivatives/`.
 
     `ce-` entities make a T1w a T1ce. A mask is a `_mask` with a `label-` entity (not `brain`), or
-    a `_dseg`, of the same subject and session.
+    a `_dseg` with a `seg-` or `label-` entity, of the same subject and session; brain masks and
+    tissue segmentations of other pipelines are passed over.
     """
     scans = [p for p in sorted(folder.glob("sub-*/**/anat/*")) if _is_scan(p)]
     masks = _bids_masks(folder)
@@ -108,19 +112,25 @@ LAYOUTS: dict[str, Callable[[Path], list[Case]]] = {
 }
 
 
-def _read_one(path: Path, layout: str) -> list[Case]:
+def _read_folder(path: Path, layout: str) -> list[Case]:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; expected scans.")
-    if path.is_file():
-        cases = _group_by_suffix([path])
-    else:
-        cases = LAYOUTS[recognise(path) if layout == "auto" else layout](path)
+    return _found(path, LAYOUTS[recognise(path) if layout == "auto" else layout](path))
+
+
+def _found(path: Path, cases: list[Case]) -> list[Case]:
     if not cases:
         raise DataError(
             f"{path}: no scan recognised; expected files such as CASE_T1w.nii.gz or "
             "CASE_flair.nii.gz, or a BIDS tree. Rename them, or point at their folder."
         )
     return cases
+
+
+def _is_lesion_mask(entities: dict[str, str], suffix: str) -> bool:
+    if suffix == "mask":
+        return entities.get("label", "brain") != "brain"
+    return suffix == "dseg" and ("seg" in entities or "label" in entities)
 
 
 def _group_by_suffix(paths: Iterable[Path]) -> list[Case]:
@@ -134,8 +144,10 @@ def _group_by_suffix(paths: Iterable[Path]) -> list[Case]:
         case = cases.setdefault(name, Case(name, subject, {}, session=session))
         if contrast is not None:
             _add_contrast(case, contrast, path)
-        else:
+        elif case.label is None:
             cases[name] = replace(case, label=path)
+        else:
+            raise _second_mask(path, case.case, case.label)
     return [case for case in cases.values() if case.contrasts]
 
 
@@ -146,6 +158,12 @@ def _add_contrast(case: Case, contrast: str, path: Path) -> None:
             "expected one. Remove or rename one of them."
         )
     case.contrasts[contrast] = path
+
+
+def _second_mask(path: Path, case: str, first: Path) -> LabelError:
+    return LabelError(
+        f"{path}: a second mask of {case} beside {first}; expected one. Remove or rename one."
+    )
 
 
 def _subject_of(name: str) -> tuple[str, str]:
@@ -169,8 +187,11 @@ def _bids_masks(folder: Path) -> dict[str, Path]:
         if not _is_scan(path):
             continue
         entities, suffix = _bids_parts(path)
-        is_mask = suffix == "dseg" or (suffix == "mask" and entities.get("label") != "brain")
+        if not _is_lesion_mask(entities, suffix):
+            continue
         subject, session = f"sub-{entities.get('sub', '')}", entities.get("ses", "")
-        if is_mask:
-            masks[f"{subject}_ses-{session}" if session else subject] = path
+        case = f"{subject}_ses-{session}" if session else subject
+        if case in masks:
+            raise _second_mask(path, case, masks[case])
+        masks[case] = path
     return masks

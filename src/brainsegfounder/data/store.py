@@ -5,6 +5,7 @@ STORE/
   manifest.csv                  case, subject, session, files
   cases/<case>.image.b2nd       intensities, float16, (C, I, J, K), chunks of 32³
   cases/<case>.labels.b2nd      label values, int16, (1, I, J, K)
+  cases/<case>.reference.b2nd   the mask on the file's own grid, for evaluation
   cases/<case>.foreground.npy   up to 2,000 labelled voxels a label: value, i, j, k
   cases/<case>.json             subject, session, grids
 """

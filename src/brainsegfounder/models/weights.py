@@ -253,8 +253,8 @@ def _existing_file(path: Path | str) -> Path:
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:
     return WeightsError(
-        f"{path}: cannot be read as safetensors ({error}). If it is a .pt file, convert it "
-        "(`brainsegfounder convert-weights`); if it was copied or downloaded, fetch it again."
+        f"{path}: cannot be read as safetensors ({error}). If it is a .pt file, save its "
+        "tensors as safetensors; if it was copied or downloaded, fetch it again."
     )
 
 
@@ -386,8 +386,8 @@ def _coverage(
 def _nothing_fits(state: Mapping[str, Tensor], source: str) -> WeightsError:
     return WeightsError(
         f"{source}: none of its {len(state)} tensors fits the encoder; expected names such as "
-        f"'{PATCH_EMBEDDING}', found {_listed(state) or 'no tensor'}. Convert the file first "
-        "(`brainsegfounder convert-weights`), or train from random weights on purpose."
+        f"'{PATCH_EMBEDDING}', found {_listed(state) or 'no tensor'}. Give weights "
+        "of a Swin encoder, or train from random weights on purpose."
     )
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling, batches
 from brainsegfounder.data.splits import Split, split_subjects
 from brainsegfounder.data.store import Store, StoredCase, check_store, open_store
-from brainsegfounder.errors import RecipeError
+from brainsegfounder.errors import RecipeError, UsageError
 from brainsegfounder.files import sha256
 from brainsegfounder.inference.model_config import WEIGHTS_NAME, ModelConfig, read_config
 from brainsegfounder.models.weights import LoadReport, load_encoder, load_state
@@ -98,6 +98,7 @@ def open_stage(
     Raises:
         StoreError: The store does not fit the recipe.
         WeightsError: The start weights do not fit.
+        UsageError: The start weights have seen a subject that is held out here.
         OutputExistsError: `out` has content and `resume` is off.
     """
     store = open_store(data)
@@ -107,6 +108,7 @@ def open_stage(
     torch.manual_seed(recipe.seed)
     network = build_network(make_config({}), recipe.model)
     transfer, start_facts = _transfer(network, recipe, settings, start)
+    _check_unseen(split.test, start_facts, start)
     identity = {
         "recipe": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),
         "manifest": store.manifest_sha256,
@@ -114,24 +116,28 @@ def open_stage(
         "start": start_facts.get("weights_sha256"),
     }
     run = open_run(out, recipe, resume=resume)
-    provenance = write_provenance(
-        run,
-        {
-            "device": device_name(device),
-            "threads": torch.get_num_threads(),
-            "seed": recipe.seed,
-            "sha256": identity,
-            "fold": fold,
-            "train_subjects": list(split.train),
-            "validation_subjects": list(split.validation),
-            "test_subjects": list(split.test),
-            "start": start_facts or "random weights",
-        },
-    )
+    seen = {subject_hash(subject) for subject in (*split.train, *split.validation)}
+    facts = {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "seed": recipe.seed,
+        "sha256": identity,
+        "fold": fold,
+        "start": start_facts or "random weights",
+        "seen_subjects_sha256": sorted(seen.union(start_facts.get("seen_subjects_sha256", ()))),
+    }
+    names = {
+        "train_subjects": list(split.train),
+        "validation_subjects": list(split.validation),
+        "test_subjects": list(split.test),
+    }
+    written = write_provenance(run, {**facts, **names})
+    # What travels with the weights names no subject and no folder.
+    travelling = {key: written[key] for key in (*facts, "started", "versions", "code")}
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     network = place(network, device)
     return Stage(
-        recipe, settings, store, split, run, make_config(provenance), network, device, fingerprint,
+        recipe, settings, store, split, run, make_config(travelling), network, device, fingerprint,
         transfer,
     )  # fmt: skip
 
@@ -196,6 +202,23 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
+def subject_hash(subject: str) -> str:
+    """A short fingerprint of a subject's name, which travels with weights instead of the name."""
+    return hashlib.sha256(subject.encode()).hexdigest()[:16]
+
+
+def _check_unseen(test: Sequence[str], start_facts: Mapping[str, Any], start: Path | None) -> None:
+    """Refuse start weights that have seen a subject held out here."""
+    seen = set(start_facts.get("seen_subjects_sha256", ()))
+    leaked = [subject for subject in test if subject_hash(subject) in seen]
+    if leaked:
+        raise UsageError(
+            f"{start}: has seen {len(leaked)} of {len(test)} held-out subjects "
+            f"({', '.join(leaked[:3])}); expected none, or their scores would be worthless. "
+            "Pretrain on this fold (pretrain --fold), or hold out others."
+        )
+
+
 def _split(store: Store, recipe: Recipe, fold: int | None) -> Split:
     excluded = set(recipe.data.exclude_subjects)
     subjects = [case.subject for case in store.cases if case.subject not in excluded]
@@ -204,7 +227,7 @@ def _split(store: Store, recipe: Recipe, fold: int | None) -> Split:
 
 def _transfer(
     network: nn.Module, recipe: Recipe, settings: StageSettings, start: Path | None
-) -> tuple[LoadReport | None, Mapping[str, Any]]:
+) -> tuple[LoadReport | None, dict[str, Any]]:
     if start is None:
         return None, {}
     folder = model_folder(start)
@@ -224,6 +247,7 @@ def _transfer(
         "name": config.name,
         "weights_sha256": sha256(weights),
         "trained_on": config.provenance.get("sha256", {}),
-        "report": report.to_json(),
+        "seen_subjects_sha256": config.provenance.get("seen_subjects_sha256", []),
+        "report": {key: value for key, value in report.to_json().items() if key != "source"},
     }
     return report, facts

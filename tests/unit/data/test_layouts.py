@@ -1,10 +1,11 @@
 import csv
+from pathlib import Path
 
 import pytest
 
 from brainsegfounder.data.layouts import LAYOUTS, read_cases, recognise
 from brainsegfounder.data.manifest import Case, contrast_name, manifest_csv, unique_cases
-from brainsegfounder.errors import ContrastError, DataError, UsageError
+from brainsegfounder.errors import ContrastError, DataError, LabelError, UsageError
 
 
 def tree(folder, *names):
@@ -111,7 +112,7 @@ def bids_tree(folder):
         "sub-02/anat/sub-02_acq-mprage_run-1_T2w.nii.gz",
         "derivatives/lesions/sub-01/ses-a/anat/sub-01_ses-a_label-lesion_mask.nii.gz",
         "derivatives/lesions/sub-01/ses-b/anat/sub-01_ses-b_label-brain_mask.nii.gz",
-        "derivatives/lesions/sub-02/anat/sub-02_dseg.nii.gz",
+        "derivatives/lesions/sub-02/anat/sub-02_seg-tumour_dseg.nii.gz",
         "sub-01/ses-a/func/sub-01_ses-a_bold.nii.gz",
     )
     return folder
@@ -124,7 +125,7 @@ def test_a_bids_tree_gives_a_case_each_session_with_masks_of_the_derivatives(tmp
     assert (first.subject, first.session, first.is_bids) == ("sub-01", "a", True)
     assert first.label.name == "sub-01_ses-a_label-lesion_mask.nii.gz"
     assert cases["sub-01_ses-b"].label is None, "a brain mask is no label"
-    assert cases["sub-02"].label.name == "sub-02_dseg.nii.gz"
+    assert cases["sub-02"].label.name == "sub-02_seg-tumour_dseg.nii.gz"
     assert list(cases["sub-02"].contrasts) == ["T2w"]
 
 
@@ -230,3 +231,25 @@ def test_the_manifest_has_a_row_a_case_and_no_folders(tmp_path):
 def test_names_that_are_unique_stay_as_they_are():
     cases = [Case("a", "a", {}), Case("b", "b", {})]
     assert unique_cases([("in", cases)]) == cases
+
+
+def test_two_masks_of_one_case_are_refused(tmp_path: Path) -> None:
+    for name in ("a_t1", "a_seg", "a_mask"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    with pytest.raises(LabelError, match="a second mask of a"):
+        read_cases([tmp_path])
+
+
+def test_brain_masks_and_tissue_maps_of_a_bids_tree_are_no_lesion_masks(tmp_path: Path) -> None:
+    anat, derived = tmp_path / "sub-1" / "anat", tmp_path / "derivatives" / "x" / "sub-1" / "anat"
+    for folder, name in (
+        (anat, "sub-1_T1w"),
+        (derived, "sub-1_desc-brain_mask"),
+        (derived, "sub-1_label-brain_mask"),
+        (derived, "sub-1_dseg"),
+        (derived, "sub-1_label-lesion_mask"),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.nii.gz").touch()
+    (case,) = read_cases([tmp_path])
+    assert case.label == derived / "sub-1_label-lesion_mask.nii.gz"

@@ -7,7 +7,6 @@ import pytest
 from brainsegfounder.errors import RunError, UsageError
 from brainsegfounder.evaluation.metrics import RULES, RegionScore
 from brainsegfounder.evaluation.report import (
-    DISCLAIMER,
     GalleryCase,
     Highlight,
     Picture,
@@ -18,6 +17,7 @@ from brainsegfounder.evaluation.report import (
     score_tables,
     write_report,
 )
+from brainsegfounder.runs import RESEARCH_ONLY
 
 ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 PICTURE = Picture("data:image/png;base64,iVBORw0KGgo=", "A caption.", "An alternative text.")
@@ -79,9 +79,9 @@ def test_a_report_holds_every_section_and_says_twice_what_it_is_not():
         RULES["hd95_mm"], "Provenance", "SD 0.03",
     ):  # fmt: skip
         assert part in text, part
-    assert text.count(DISCLAIMER) == 2
+    assert text.count(RESEARCH_ONLY) == 2
     assert text.startswith("Evaluation case-1")
-    assert text.endswith(DISCLAIMER)
+    assert text.endswith(RESEARCH_ONLY)
     assert outline.count("details") == 1
     assert all(attributes["alt"] for tag, attributes in outline.tags if tag == "img")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import brainsegfounder
-from brainsegfounder.errors import CheckpointError, OutputExistsError
+from brainsegfounder.errors import CheckpointError, OutputExistsError, UsageError
 from brainsegfounder.recipes import Recipe, load_recipe
 from brainsegfounder.volumes.nifti import read_labels, read_nifti
 from brainsegfounder.workflows.evaluate import case_name, run_evaluate
@@ -69,7 +69,7 @@ def test_held_out_subjects_are_seen_by_no_stage(pretrained: Path, finetuned: Pat
         assert not (parts[1] & parts[2])
         assert not (parts[0] & parts[1])
         assert parts[2]
-    scored = {row["case"] for row in csv.DictReader((finetuned / "test" / "metrics.csv").open())}
+    scored = {row["case"] for row in csv.DictReader((finetuned / "test" / "metrics.csv").read_text().splitlines())}
     assert scored == set(facts["test_subjects"])
 
 
@@ -105,7 +105,7 @@ def test_the_test_scores_of_a_run_are_those_of_predict_and_evaluate(
     recipe = load_recipe("demo-target")
     scores = run_evaluate(tmp_path / "p", bids_tree / "derivatives", tmp_path / "e", recipe).scores
     here = {(s.case, s.region): s.dice for s in scores}
-    told = list(csv.DictReader((finetuned / "test" / "metrics.csv").open()))
+    told = list(csv.DictReader((finetuned / "test" / "metrics.csv").read_text().splitlines()))
     assert told
     for row in told:
         # The store keeps intensities in half precision, so a few voxels may differ.
@@ -146,3 +146,35 @@ def test_the_python_interface_predicts_and_evaluates(finetuned: Path, bids_tree:
 )
 def test_a_mask_file_names_its_case(name: str, case: str) -> None:
     assert case_name(Path(name)) == case
+
+
+def test_start_weights_that_saw_a_held_out_subject_are_refused(
+    cohort: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """The stage 2 of fold 0 has trained on subjects that fold 1 holds out."""
+    with pytest.raises(UsageError, match=r"has seen 2 of 2 held-out subjects .*pretrain --fold"):
+        run_finetune(_recipe("finetune"), cohort, tmp_path / "run", start=pretrained, fold=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_folder_names_no_subject_and_no_folder(
+    cohort: Path, finetuned: Path, bids_tree: Path
+) -> None:
+    text = (finetuned / "model" / "config.json").read_text()
+    assert "sub-0" not in text
+    assert str(cohort) not in text
+    assert str(finetuned.parent) not in text
+
+
+def test_contrasts_given_as_single_files_are_one_case(
+    finetuned: Path, bids_tree: Path, tmp_path: Path
+) -> None:
+    files = []
+    for name, contrast in {"T1w": "t1", "ce-gadolinium_T1w": "t1ce", "T2w": "t2"}.items():
+        files.append(tmp_path / f"anna_{contrast}.nii.gz")
+        files[-1].write_bytes((bids_tree / f"sub-000/anat/sub-000_{name}.nii.gz").read_bytes())
+    files.append(tmp_path / "anna_flair.nii.gz")
+    files[-1].write_bytes((bids_tree / "sub-000/anat/sub-000_FLAIR.nii.gz").read_bytes())
+    done = run_predict(files, finetuned, tmp_path / "out")
+    assert list(done.files) == ["anna"]
+    assert (tmp_path / "out" / "anna_seg.nii.gz").is_file()
