@@ -3,7 +3,7 @@
 RUN/
 recipe.resolved.yaml   the complete recipe; feeding it back repeats the run
 provenance.json        versions, code state, command, device, fingerprints, seeds
-metrics.jsonl          one record a logged step and a validation
+metrics.jsonl          one record a step and a validation
 checkpoints/           see training/checkpoint.py
 model/                 the best model so far, as a model folder
 test/                  fine-tuning: label files and scores of the held-out cases

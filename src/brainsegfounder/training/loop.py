@@ -28,7 +28,6 @@ from brainsegfounder.training.optim import learning_rate, make_optimizer
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 10
-LOG_EVERY = 10
 
 
 class BatchOnDevice(Protocol):
@@ -88,7 +87,7 @@ class Job:
         checkpoints: Folder of the checkpoints.
         resumed: Called with the step that a resumed run goes on from.
         fingerprint: Identifies the run to its checkpoints.
-        record: Receives one flat record per logged step and per validation.
+        record: Receives one flat record per step and per validation.
         keep_best: Called whenever the network is the best so far.
         advance: Called after every step with its number and loss, for a progress bar.
     """
@@ -138,8 +137,7 @@ def train(model: nn.Module, job: Job, device: torch.device) -> TrainingState:
                 raise TrainingError(_not_finite(step, micro_batches))
             elapsed_s = time.monotonic() - started_s
             state = replace(state, step=step + 1, elapsed_s=elapsed_s)
-            if step % LOG_EVERY == 0 or state.step == job.settings.steps:
-                job.record({"kind": "train", "step": state.step, "time_s": elapsed_s, **values})
+            job.record({"kind": "train", "step": state.step, "time_s": elapsed_s, **values})
             job.advance(state.step, values["loss"])
             state = _after_step(model, optimizer, job, state, signals.received)
             if signals.received is not None:
