@@ -47,6 +47,7 @@ class StoredCase:
         source_shape_vox: Voxels of the file it came from.
         source_affine: Of the file it came from.
         has_labels: Whether a mask is stored.
+        fingerprints: Of each contrast's scan, by which it is known in other stores.
     """
 
     case: str
@@ -57,6 +58,7 @@ class StoredCase:
     source_shape_vox: Triple
     source_affine: list[list[float]]
     has_labels: bool
+    fingerprints: tuple[str, ...]
 
     @property
     def grid(self) -> Grid:
@@ -133,6 +135,7 @@ def write_case(
         source_shape_vox=prepared.source_grid.shape_vox,
         source_affine=prepared.source_grid.affine.tolist(),
         has_labels=values is not None,
+        fingerprints=prepared.fingerprints,
     )
     target = folder / "cases"
     target.mkdir(parents=True, exist_ok=True)
@@ -261,4 +264,5 @@ def _read_case(path: Path) -> StoredCase:
     record = json.loads(path.read_text(encoding="utf-8"))
     record["shape_vox"] = tuple(record["shape_vox"])
     record["source_shape_vox"] = tuple(record["source_shape_vox"])
+    record["fingerprints"] = tuple(record["fingerprints"])
     return StoredCase(**record)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -39,6 +41,18 @@ def foreground(channels: NDArray[np.float32], source: str = "<memory>") -> NDArr
     if mask.mean() <= 1 - STRIPPED_ZERO_FRACTION:
         return mask
     return _largest_filled(channels[0] > _otsu(channels[0]))
+
+
+def fingerprint(channel: NDArray[np.float32]) -> str:
+    """The same for the same scan, however its file was renamed, compressed, padded or cropped.
+
+    Args:
+        channel: Intensities in RAS order, shape (I, J, K).
+
+    Returns:
+        The first 16 digits of the SHA-256 of the values that are not zero, in order.
+    """
+    return hashlib.sha256(channel[channel != 0].tobytes()).hexdigest()[:16]
 
 
 def zscore_inside(

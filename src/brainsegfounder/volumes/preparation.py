@@ -26,7 +26,7 @@ from brainsegfounder.volumes.geometry import (
     spaced_grid,
     to_ras,
 )
-from brainsegfounder.volumes.intensity import foreground, zscore_inside
+from brainsegfounder.volumes.intensity import fingerprint, foreground, zscore_inside
 from brainsegfounder.volumes.nifti import read_labels, read_nifti
 from brainsegfounder.volumes.volume import Grid, Triple, Volume, crop
 
@@ -43,6 +43,7 @@ class Prepared:
         reference: The same as they were read, on the file's own grid, or None.
         brain: Where the intensities were standardised, shape (I, J, K).
         source_grid: The grid of the file, on which results are returned.
+        fingerprints: Of each contrast as it was read; see `intensity.fingerprint`.
     """
 
     image: Volume
@@ -50,6 +51,7 @@ class Prepared:
     reference: Volume | None
     brain: NDArray[np.bool_]
     source_grid: Grid
+    fingerprints: tuple[str, ...]
 
 
 def read_contrasts(paths: Mapping[str, Path], contrasts: Sequence[str], case: str) -> Volume:
@@ -98,6 +100,7 @@ def prepare(image: Volume, settings: PreparationSettings, labels: Volume | None 
         labels = replace(labels, affine=image.affine)
     source_grid, reference = image.grid, labels
     image, labels = to_ras(image), None if labels is None else to_ras(labels)
+    fingerprints = tuple(fingerprint(channel) for channel in image.voxels)
     tissue = replace(image, voxels=foreground(image.voxels, image.source)[None])
     box = _margin_box(tissue, settings.margin_mm)
     image, tissue = crop(image, *box), crop(tissue, *box)
@@ -112,6 +115,7 @@ def prepare(image: Volume, settings: PreparationSettings, labels: Volume | None 
         reference=reference,
         brain=brain,
         source_grid=source_grid,
+        fingerprints=fingerprints,
     )
 
 

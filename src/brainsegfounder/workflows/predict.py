@@ -30,7 +30,7 @@ from brainsegfounder.volumes.nifti import read_nifti, write_nifti
 from brainsegfounder.volumes.preparation import prepare_case
 from brainsegfounder.volumes.volume import Affine, Volume
 from brainsegfounder.workflows.model_folder import Model, load_model, model_folder
-from brainsegfounder.workflows.reports import Shown, picture_of
+from brainsegfounder.workflows.reports import Shown, picture_of, shown_contrast
 
 MAX_PICTURES = 12
 
@@ -176,16 +176,11 @@ def _volumes_ml(labels: Volume, model: Model) -> dict[str, float]:
 def _picture(
     case: Case, labels: Volume, model: Model, volumes_ml: Mapping[str, float]
 ) -> GalleryCase:
-    image = read_nifti(case.contrasts[_shown_contrast(model.contrasts)])
+    image = read_nifti(case.contrasts[shown_contrast(model.contrasts)])
     regions = {name: region.labels for name, region in model.config.regions.items()}
     facts: dict[str, Cell] = {f"{name} (mL)": round(ml, 1) for name, ml in volumes_ml.items()}
     shown = Shown(image, labels, None)
     return GalleryCase("prediction", case.case, picture_of(case.case, shown, regions), facts)
-
-
-def _shown_contrast(contrasts: Sequence[str]) -> str:
-    """The contrast that shows lesions best, of those there are."""
-    return next((c for c in ("FLAIR", "T1ce", "T2w") if c in contrasts), contrasts[0])
 
 
 def _write_bids_description(out: Path) -> None:

@@ -133,7 +133,7 @@ def gallery(
     for case, names in roles.items():
         shown = show(case)
         if shown is not None:
-            facts = {f"Dice {s.region}": s.dice for s in scores if s.case == case}
+            facts = {f"Dice {s.region}": round(s.dice, 3) for s in scores if s.case == case}
             role = f"{', '.join(names)} by Dice of {deciding}"
             cases.append(_gallery_case(role, case, shown, regions, facts))
     return cases
@@ -151,6 +151,11 @@ def picture_of(case: str, shown: Shown, regions: Regions) -> Picture:
     )
 
 
+def shown_contrast(contrasts: Sequence[str]) -> str:
+    """The contrast that shows lesions best, of those there are."""
+    return next((c for c in ("FLAIR", "T1ce", "T2w") if c in contrasts), contrasts[0])
+
+
 def _gallery_case(
     role: str, case: str, shown: Shown, regions: Regions, facts: Mapping[str, Cell]
 ) -> GalleryCase:
@@ -160,7 +165,7 @@ def _gallery_case(
 def _stored_case(stage: Stage, name: str) -> Shown | None:
     """A test case of a run, on the prepared grid."""
     case = next(case for case in stage.store.cases if case.case == name)
-    image = stage.store.prepared_image(case, stage.recipe.data.contrasts)
+    image = stage.store.prepared_image(case, [shown_contrast(stage.recipe.data.contrasts)])
     reference = Volume(stage.store.labels(case)[:], image.affine, name)
     prediction = read_labels(stage.run.folder / "test" / f"{name}_seg.nii.gz")
     return Shown(image, resample_labels_to(prediction, case.grid), reference)
@@ -181,7 +186,7 @@ def _loss_highlights(stage: Stage) -> list[Highlight]:
 def _transfer_notes(transfer: LoadReport | None) -> list[str]:
     if transfer is None:
         return ["Training started from random weights."]
-    return [transfer.summary()]
+    return transfer.summary().splitlines()
 
 
 def _run_facts(stage: Stage, state: TrainingState) -> dict[str, Cell]:
@@ -195,12 +200,17 @@ def _run_facts(stage: Stage, state: TrainingState) -> dict[str, Cell]:
         "steps": f"{state.step} of {settings.steps}",
         "best at step": state.best_step,
         "training time": f"{state.elapsed_s / 60:.1f} min",
-        "batch": f"{settings.batch_size} cases, {settings.crops_per_case} patches of "
-        f"{' x '.join(map(str, settings.patch_size_vox))} voxels each",
-        "spacing": f"{stage.recipe.preparation.spacing_mm} mm",
+        "cases per batch": settings.batch_size,
+        "patches per case": settings.crops_per_case,
+        "patch (voxels)": " x ".join(map(str, settings.patch_size_vox)),
+        "spacing (mm)": _spacing(stage.recipe.preparation.spacing_mm),
         "device": str(stage.config.provenance.get("device")),
         "version": str(stage.config.provenance.get("versions", {}).get("brainsegfounder")),
     }
+
+
+def _spacing(spacing_mm: tuple[float, float, float] | None) -> str:
+    return "as scanned" if spacing_mm is None else " x ".join(f"{mm:g}" for mm in spacing_mm)
 
 
 def _curves(stage: Stage, parts: Mapping[str, str]) -> list[Picture]:

@@ -98,7 +98,7 @@ def open_stage(
     Raises:
         StoreError: The store does not fit the recipe.
         WeightsError: The start weights do not fit.
-        UsageError: The start weights have seen a subject that is held out here.
+        UsageError: The start weights have seen a scan that is held out here.
         OutputExistsError: `out` has content and `resume` is off.
     """
     store = open_store(data)
@@ -108,7 +108,7 @@ def open_stage(
     torch.manual_seed(recipe.seed)
     network = build_network(make_config({}), recipe.model)
     transfer, start_facts = _transfer(network, recipe, settings, start)
-    _check_unseen(split.test, start_facts, start)
+    _check_unseen(store, split.test, start_facts, start)
     identity = {
         "recipe": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),
         "manifest": store.manifest_sha256,
@@ -116,15 +116,15 @@ def open_stage(
         "start": start_facts.get("weights_sha256"),
     }
     run = open_run(out, recipe, resume=resume)
-    seen = {subject_hash(subject) for subject in (*split.train, *split.validation)}
+    seen = _fingerprints(store, (*split.train, *split.validation))
     facts = {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "seed": recipe.seed,
         "sha256": identity,
         "fold": fold,
-        "start": start_facts or "random weights",
-        "seen_subjects_sha256": sorted(seen.union(start_facts.get("seen_subjects_sha256", ()))),
+        "start": {k: v for k, v in start_facts.items() if k != "seen_scans"} or "random weights",
+        "seen_scans": sorted(seen.union(start_facts.get("seen_scans", ()))),
     }
     names = {
         "train_subjects": list(split.train),
@@ -199,18 +199,21 @@ def device_name(device: torch.device) -> str:
     """What computes, in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    return f"{device.type}, threads: {torch.get_num_threads()}"
 
 
-def subject_hash(subject: str) -> str:
-    """A short fingerprint of a subject's name, which travels with weights instead of the name."""
-    return hashlib.sha256(subject.encode()).hexdigest()[:16]
+def _fingerprints(store: Store, subjects: Sequence[str]) -> set[str]:
+    """Fingerprints of every scan of some subjects."""
+    chosen = set(subjects)
+    return {print_ for c in store.cases if c.subject in chosen for print_ in c.fingerprints}
 
 
-def _check_unseen(test: Sequence[str], start_facts: Mapping[str, Any], start: Path | None) -> None:
-    """Refuse start weights that have seen a subject held out here."""
-    seen = set(start_facts.get("seen_subjects_sha256", ()))
-    leaked = [subject for subject in test if subject_hash(subject) in seen]
+def _check_unseen(
+    store: Store, test: Sequence[str], start_facts: Mapping[str, Any], start: Path | None
+) -> None:
+    """Refuse start weights that have seen a scan held out here."""
+    seen = set(start_facts.get("seen_scans", ()))
+    leaked = [subject for subject in test if seen & _fingerprints(store, [subject])]
     if leaked:
         raise UsageError(
             f"{start}: has seen {len(leaked)} of {len(test)} held-out subjects "
@@ -247,7 +250,7 @@ def _transfer(
         "name": config.name,
         "weights_sha256": sha256(weights),
         "trained_on": config.provenance.get("sha256", {}),
-        "seen_subjects_sha256": config.provenance.get("seen_subjects_sha256", []),
+        "seen_scans": config.provenance.get("seen_scans", []),
         "report": {key: value for key, value in report.to_json().items() if key != "source"},
     }
     return report, facts

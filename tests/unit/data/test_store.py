@@ -95,7 +95,7 @@ def test_a_large_lesion_is_sampled_all_over(tmp_path):
     labels[0, 0, 0, 0] = 2
     image = Volume(np.random.default_rng(0).normal(size=labels.shape).astype("f4"), np.eye(4))
     volume = Volume(labels, np.eye(4))
-    prepared = Prepared(image, volume, volume, np.ones((30, 30, 30), bool), image.grid)
+    prepared = Prepared(image, volume, volume, np.ones((30, 30, 30), bool), image.grid, ("print",))
     write_case(tmp_path, Case("a", "a", {}), prepared)
     finish_store(tmp_path, [Case("a", "a", {})], ["T1w"], SETTINGS)
     store = open_store(tmp_path)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from brainsegfounder.errors import VolumeError
-from brainsegfounder.volumes.intensity import foreground, zscore_inside
+from brainsegfounder.volumes.intensity import fingerprint, foreground, zscore_inside
 
 
 def two_contrasts(draw_brain):
@@ -89,3 +89,13 @@ def test_a_speck_on_a_constant_background_is_found_and_does_not_crash(level):
     channels = np.full((1, 20, 20, 20), level, np.float32)
     channels[0, 4, 5, 6] = level + abs(level)
     assert np.argwhere(foreground(channels)).tolist() == [[4, 5, 6]]
+
+
+def test_a_scan_is_known_again_when_padded_or_cropped_but_not_when_changed():
+    voxels = np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32)
+    padded = np.pad(voxels, 3)
+    assert fingerprint(padded) == fingerprint(voxels) == fingerprint(padded[2:-1])
+    changed = voxels.copy()
+    changed[3, 3, 3] += 1
+    assert fingerprint(changed) != fingerprint(voxels)
+    assert fingerprint(voxels[::-1]) != fingerprint(voxels)

@@ -69,7 +69,10 @@ def test_held_out_subjects_are_seen_by_no_stage(pretrained: Path, finetuned: Pat
         assert not (parts[1] & parts[2])
         assert not (parts[0] & parts[1])
         assert parts[2]
-    scored = {row["case"] for row in csv.DictReader((finetuned / "test" / "metrics.csv").read_text().splitlines())}
+    scored = {
+        row["case"]
+        for row in csv.DictReader((finetuned / "test" / "metrics.csv").read_text().splitlines())
+    }
     assert scored == set(facts["test_subjects"])
 
 
