@@ -20,6 +20,10 @@ pytestmark = pytest.mark.slow
 ONE_STEP = {"steps": 1, "batch_size": 1, "validate_every": 1, "checkpoint_every": 1}
 
 
+def _rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 def _recipe(verb: str) -> Recipe:
     sets = [f"{verb}.{key}={value}" for key, value in ONE_STEP.items()]
     return load_recipe("demo-target", [*sets, "predict.overlap=0"])
@@ -69,10 +73,7 @@ def test_held_out_subjects_are_seen_by_no_stage(pretrained: Path, finetuned: Pat
         assert not (parts[1] & parts[2])
         assert not (parts[0] & parts[1])
         assert parts[2]
-    scored = {
-        row["case"]
-        for row in csv.DictReader((finetuned / "test" / "metrics.csv").read_text().splitlines())
-    }
+    scored = {row["case"] for row in _rows(finetuned / "test" / "metrics.csv")}
     assert scored == set(facts["test_subjects"])
 
 
@@ -108,7 +109,7 @@ def test_the_test_scores_of_a_run_are_those_of_predict_and_evaluate(
     recipe = load_recipe("demo-target")
     scores = run_evaluate(tmp_path / "p", bids_tree / "derivatives", tmp_path / "e", recipe).scores
     here = {(s.case, s.region): s.dice for s in scores}
-    told = list(csv.DictReader((finetuned / "test" / "metrics.csv").read_text().splitlines()))
+    told = _rows(finetuned / "test" / "metrics.csv")
     assert told
     for row in told:
         # The store keeps intensities in half precision, so a few voxels may differ.
