@@ -131,7 +131,7 @@ def test(network: torch.nn.Module, store: Store, recipe: Recipe, held_out: set[s
         prediction = Volume(painted[None], case.source_grid.affine, case.case)
         scores += score_case(case.case, prediction, store.reference(case), regions)
     aggregate = {name: asdict(row) for name, row in summarise(scores).items()}
-    return {"cases": [asdict(score) for score in scores], "aggregate": aggregate}
+    return {"aggregate": aggregate}
 
 
 if __name__ == "__main__":

@@ -241,6 +241,13 @@ def _check_length(num_bytes: int, header: nib.Nifti1Header, path: Path) -> None:
 
 def _promised_bytes(header: nib.Nifti1Header, path: Path) -> int:
     """How long the file is by its header."""
+    magic = header["magic"].item()
+    if magic[:3] not in (b"n+1", b"n+2"):
+        reason = _looks_like(header.binaryblock) or f"its header is marked {magic!r}"
+        raise VolumeError(
+            f"{path}: not a NIfTI image ({reason}); "
+            "expected .nii or .nii.gz. Convert or copy it again."
+        )
     num_voxels = math.prod(max(0, int(n)) for n in header.get_data_shape())
     if num_voxels > MAX_VOXELS:
         raise VolumeError(
