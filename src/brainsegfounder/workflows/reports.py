@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 
 PRETEXT_PARTS = {
     "loss": "total",
-    "rotation": "rotation (cross-entropy)",
-    "contrastive": "contrastive (NT-Xent)",
-    "inpainting": "inpainting (mean absolute error)",
+    "rotation": "rotation",
+    "contrastive": "contrastive",
+    "inpainting": "inpainting",
 }
 FINETUNE_PARTS = {"loss": "total", "dice": "1 - soft Dice", "ce": "cross-entropy"}
 
@@ -219,7 +219,12 @@ def _curves(stage: Stage, parts: Mapping[str, str]) -> list[Picture]:
         return []
     present = {key: name for key, name in parts.items() if key in records[-1]}
     curve = loss_curves(records, present, title="Training loss")
-    return [Picture(curve, "Training loss and its parts.", "Curves of the training loss.")]
+    caption = "Training loss and its parts."
+    if "rotation" in present:
+        caption += (
+            " Rotation: cross-entropy; contrastive: NT-Xent; inpainting: mean absolute error."
+        )
+    return [Picture(curve, caption, "Curves of the training loss.")]
 
 
 def _validation_curve(stage: Stage) -> list[Picture]:

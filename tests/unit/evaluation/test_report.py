@@ -65,7 +65,7 @@ def full_report(name="case-1"):
         tables=score_tables([score(name), score("case-2", dice=0.75)]),
         gallery=[GalleryCase("best", name, PICTURE, {"Dice": 0.912345, name: name})],
         rules=RULES,
-        provenance={"command": ["brainsegfounder", name], "path": Path("/tmp/x")},
+        provenance={"command": ["brainsegfounder", name], "path": Path("runs/x")},
     )
 
 
