@@ -23,6 +23,7 @@ def test_this_machine_may_be_reached():
         server.bind(("127.0.0.1", 0))
         server.listen()
         client.connect(server.getsockname())
+        assert client.getpeername() == server.getsockname()
 
 
 def test_pictures_need_no_display():

@@ -108,7 +108,8 @@ def test_few_odd_or_missing_losses_still_give_a_picture(rows):
 
 def test_dollars_and_angle_brackets_in_names_are_plain_text():
     rows = [{"step": i, "a$b$<i>": 1.0 + i} for i in range(3)]
-    svg_of(loss_curves(rows, {"a$b$<i>": "cost $x^2$ <b>&"}, title="$\\frac$ <x>"))
+    svg = svg_of(loss_curves(rows, {"a$b$<i>": "cost $x^2$ <b>&"}, title="$\\frac$ <x>"))
+    assert svg.tag.endswith("svg")
 
 
 def test_a_dice_strip_takes_empty_tied_and_single_scores():
@@ -188,11 +189,12 @@ def test_a_mosaic_can_be_drawn_without_masks_or_with_empty_ones(missing):
 
 def test_a_lesion_at_the_border_and_of_one_voxel_can_be_drawn():
     image = head()
+    plain = case_mosaic(image, None, None, REGIONS)
     for index in ((0, 0, 0), (-1, -1, -1), (20, 24, 16)):
         voxels = np.zeros_like(image.voxels, dtype=np.int16)
         voxels[(0, *index)] = 1
         labels = Volume(voxels, image.affine)
-        case_mosaic(image, labels, None, REGIONS)
+        assert case_mosaic(image, labels, None, REGIONS) != plain
 
 
 def test_a_constant_image_and_one_with_several_channels_can_be_drawn():
