@@ -1,7 +1,7 @@
-"""The convolutional blocks of the decoder, and what makes them quick without a GPU.
+"""The convolutional blocks of the decoder.
 
 Names and shapes of all weights are those of MONAI's `UnetrBasicBlock`, `UnetrUpBlock` and
-`UnetOutBlock`, so that published weights load.
+`UnetOutBlock`, so that published weights load. Kernels lie in channels-last layout in memory.
 """
 
 # Shape letters in this file: B cases, C channels, I J K axes of a feature map.
@@ -10,50 +10,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-NEGATIVE_SLOPE = 0.01
-
-# PyTorch convolves a single float32 case with C * I * J up to this number by a loop that is about
-# ten times slower than oneDNN (`use_mkldnn` in ATen/native/Convolution.cpp).
-_SMALL_FOR_PYTORCH = 20480
-# oneDNN works on blocks of so many channels; other widths are twice as fast with channels last.
-_BLOCK_CHANNELS = 16
-
-
-def instance_norm(x_BCIJK: Tensor) -> Tensor:
-    """Give each channel of each case mean 0 and variance 1 over its voxels; the shape stays."""
-    if x_BCIJK.device.type == "cpu":
-        # The same numbers: one channel a group. Five times faster on a CPU, forward and backward.
-        return functional.group_norm(x_BCIJK, x_BCIJK.shape[1])
-    return functional.instance_norm(x_BCIJK)
-
-
-def convolve(x_BCIJK: Tensor, layer: nn.Conv3d) -> Tensor:
-    """Apply a convolution, on a CPU along the path of PyTorch that is fastest for the shape."""
-    is_plain = x_BCIJK.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    y_BCIJK: Tensor
-    if x_BCIJK.device.type != "cpu" or not is_plain or torch.compiler.is_compiling():
-        y_BCIJK = layer(x_BCIJK)
-    elif len(x_BCIJK) == 1 and x_BCIJK[..., 0].numel() <= _SMALL_FOR_PYTORCH:
-        x_BCIJK = x_BCIJK.to_mkldnn()
-        y_BCIJK = functional.conv3d(
-            x_BCIJK, layer.weight, layer.bias, padding=layer.padding
-        ).to_dense()
-    elif layer.out_channels % _BLOCK_CHANNELS and layer.kernel_size != (1, 1, 1):
-        x_BCIJK = x_BCIJK.contiguous(memory_format=torch.channels_last_3d)
-        y_BCIJK = layer(x_BCIJK).contiguous()
-    else:
-        y_BCIJK = layer(x_BCIJK)
-    return y_BCIJK
-
-
-class InstanceNorm(nn.Module):
-    """Instance normalisation without parameters."""
-
-    def forward(self, x_BCIJK: Tensor) -> Tensor:
-        """Normalise; the shape stays."""
-        return instance_norm(x_BCIJK)
+from brainsegfounder.models.convolution import (
+    activate_and_convolve,
+    convolve,
+    convolve_doubled,
+    make_convolution,
+    pays_to_join,
+)
+from brainsegfounder.models.normalisation import normalise_add_and_activate
 
 
 class _Convolution(nn.Module):
@@ -61,7 +26,7 @@ class _Convolution(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, size: int, *, bias: bool = False):
         super().__init__()
-        self.conv = nn.Conv3d(in_channels, out_channels, size, padding=size // 2, bias=bias)
+        self.conv = make_convolution(in_channels, out_channels, size, bias=bias)
 
     def forward(self, x_BCIJK: Tensor) -> Tensor:
         return convolve(x_BCIJK, self.conv)
@@ -73,6 +38,7 @@ class _Upsampling(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2, bias=False)
+        self.conv.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, x_BCIJK: Tensor) -> Tensor:
         y_BCIJK: Tensor = self.conv(x_BCIJK)
@@ -92,10 +58,16 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x_BCIJK: Tensor) -> Tensor:
         """Map (B, C_in, I, J, K) to (B, C_out, I, J, K)."""
-        y = functional.leaky_relu(instance_norm(self.conv1(x_BCIJK)), NEGATIVE_SLOPE, inplace=True)
-        y = instance_norm(self.conv2(y))
-        shortcut = x_BCIJK if self.conv3 is None else instance_norm(self.conv3(x_BCIJK))
-        return functional.leaky_relu(y + shortcut, NEGATIVE_SLOPE, inplace=True)
+        shortcut_BCIJK = x_BCIJK if self.conv3 is None else self.conv3(x_BCIJK)
+        return self.finish(self.conv1(x_BCIJK), shortcut_BCIJK)
+
+    def finish(self, first_BCIJK: Tensor, shortcut_BCIJK: Tensor) -> Tensor:
+        """What follows the first convolution and the one of the shortcut, if it has one."""
+        return normalise_add_and_activate(
+            activate_and_convolve(first_BCIJK, self.conv2.conv),
+            shortcut_BCIJK,
+            normalise_shortcut=self.conv3 is not None,
+        )
 
 
 class EncoderBlock(nn.Module):
@@ -121,9 +93,23 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x_BCIJK: Tensor, skip_BCIJK: Tensor) -> Tensor:
         """Map (B, C_in, I, J, K) and a skip of twice the size to (B, C_out, 2I, 2J, 2K)."""
-        joined = torch.cat((self.transp_conv(x_BCIJK), skip_BCIJK), dim=1)
-        y_BCIJK: Tensor = self.conv_block(joined)
+        if pays_to_join(x_BCIJK):
+            block = self.conv_block
+            assert block.conv3 is not None  # its input is twice as wide as its output
+            return block.finish(
+                self._convolve_joined(x_BCIJK, skip_BCIJK, block.conv1.conv),
+                self._convolve_joined(x_BCIJK, skip_BCIJK, block.conv3.conv),
+            )
+        joined_BCIJK = torch.cat((self.transp_conv(x_BCIJK), skip_BCIJK), dim=1)
+        y_BCIJK: Tensor = self.conv_block(joined_BCIJK)
         return y_BCIJK
+
+    def _convolve_joined(self, x_BCIJK: Tensor, skip_BCIJK: Tensor, layer: nn.Conv3d) -> Tensor:
+        """Convolve the doubled map and the skip as if they were one, without ever joining them."""
+        doubling_CMIJK = self.transp_conv.conv.weight
+        of_doubled, of_skip = layer.weight.split(doubling_CMIJK.shape[1], dim=1)
+        y_BCIJK = convolve(skip_BCIJK, layer, of_skip)
+        return y_BCIJK.add_(convolve_doubled(x_BCIJK, doubling_CMIJK, of_doubled))
 
 
 class Output(nn.Module):

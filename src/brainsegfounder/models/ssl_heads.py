@@ -9,11 +9,14 @@ arXiv 2111.14791): which quarter turn, which other view is of the same crop, wha
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
+from torch.nn import functional
 
-from brainsegfounder.models.blocks import NEGATIVE_SLOPE, InstanceNorm
+from brainsegfounder.models.convolution import convolve, make_convolution
+from brainsegfounder.models.normalisation import normalise_and_activate
 from brainsegfounder.models.scales import get_scale
 from brainsegfounder.models.swin import Merging, SwinTransformer, check_merging
 from brainsegfounder.models.swin_unetr import check_input
@@ -38,22 +41,35 @@ class PretextOutputs(NamedTuple):
     reconstruction: Tensor
 
 
-def reconstruction_head(feature_size: int, out_channels: int) -> nn.Sequential:
+class ReconstructionHead(nn.Module):
     """Five times a convolution and a doubling, from 16f channels back to the image.
 
-    The convolutions stand at places 0, 4, 8, 12, 16 and 20, as in published weights.
+    The convolutions are named 0, 4, 8, 12, 16 and 20, as in published weights. The last one, of
+    1x1x1 voxels, stands before the last doubling instead of after it: the two commute, and on the
+    coarse map it has an eighth of the work.
     """
-    widths = [16 * feature_size, 8 * feature_size, 4 * feature_size, 2 * feature_size]
-    widths += [feature_size, feature_size]
-    layers: list[nn.Module] = []
-    for narrow, wide in zip(widths[1:], widths[:-1], strict=True):
-        layers += [
-            nn.Conv3d(wide, narrow, kernel_size=3, padding=1),
-            InstanceNorm(),
-            nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
-            nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False),
-        ]
-    return nn.Sequential(*layers, nn.Conv3d(feature_size, out_channels, kernel_size=1))
+
+    def __init__(self, feature_size: int, out_channels: int) -> None:
+        super().__init__()
+        widths = [16 * feature_size, 8 * feature_size, 4 * feature_size, 2 * feature_size]
+        widths += [feature_size, feature_size]
+        sizes = [(wide, narrow, 3) for wide, narrow in itertools.pairwise(widths)]
+        for number, (wide, narrow, size) in enumerate([*sizes, (feature_size, out_channels, 1)]):
+            self.add_module(str(4 * number), make_convolution(wide, narrow, size, bias=True))
+
+    def forward(self, x_BCIJK: Tensor) -> Tensor:
+        """Map (B, 16f, I, J, K) to (B, out_channels, 32I, 32J, 32K)."""
+        *convolutions, to_image = (cast(nn.Conv3d, layer) for layer in self.children())
+        for number, layer in enumerate(convolutions):
+            x_BCIJK = _double(x_BCIJK) if number else x_BCIJK
+            x_BCIJK = normalise_and_activate(convolve(x_BCIJK, layer), overwrite=True)
+        return _double(convolve(x_BCIJK, to_image))
+
+
+def _double(x_BCIJK: Tensor) -> Tensor:
+    return functional.interpolate(
+        x_BCIJK, scale_factor=2, mode="trilinear", align_corners=False
+    )
 
 
 class SSLNetwork(nn.Module):
@@ -97,7 +113,7 @@ class SSLNetwork(nn.Module):
         )
         self.rotation_head = nn.Linear(size.bottleneck_channels, NUM_ROTATIONS)
         self.contrastive_head = nn.Linear(size.bottleneck_channels, EMBEDDING_CHANNELS)
-        self.conv = reconstruction_head(size.feature_size, in_channels)
+        self.conv = ReconstructionHead(size.feature_size, in_channels)
 
     def forward(self, x_BCIJK: Tensor) -> PretextOutputs:
         """Solve the three tasks on crops whose sides are multiples of 32, not all three of them 32.

@@ -342,7 +342,7 @@ class SwinTransformer(nn.Module):
             states.append(x_BIJKC)
         if normalize:
             states = [functional.layer_norm(s_BIJKC, s_BIJKC.shape[-1:]) for s_BIJKC in states]
-        return [s_BIJKC.permute(0, 4, 1, 2, 3).contiguous() for s_BIJKC in states]
+        return [s_BIJKC.permute(0, 4, 1, 2, 3) for s_BIJKC in states]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,44 +1,11 @@
+import weakref
+
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
 
-from brainsegfounder.models.blocks import InstanceNorm, ResidualBlock, convolve, instance_norm
-
-
-# A single small case, a single large one, a batch, a width of whole blocks, and a 1x1x1 kernel.
-@pytest.mark.parametrize(
-    ("num_cases", "channels", "size", "kernel"),
-    [(1, 4, 8, 3), (1, 24, 32, 3), (2, 12, 8, 3), (2, 16, 8, 3), (1, 4, 8, 1), (2, 12, 8, 1)],
-)
-@pytest.mark.parametrize("bias", [True, False])
-def test_convolution_and_its_gradients_do_not_depend_on_the_path(
-    num_cases, channels, size, kernel, bias
-):
-    torch.manual_seed(0)
-    layer = nn.Conv3d(
-        channels, 12 if channels != 16 else 16, kernel, padding=kernel // 2, bias=bias
-    )
-    exact = nn.Conv3d(
-        layer.in_channels, layer.out_channels, kernel, padding=kernel // 2, bias=bias
-    ).double()
-    exact.load_state_dict(layer.state_dict())
-    image = torch.randn(num_cases, channels, size, size, 8, requires_grad=True)
-    found = convolve(image, layer)
-    expected = exact(image.double())
-    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
-    assert found.is_contiguous()
-    tensors = torch.autograd.grad(found.sin().sum(), [image, *layer.parameters()])
-    doubles = torch.autograd.grad(expected.sin().sum(), [image, *exact.parameters()])
-    for gradient, double in zip(tensors, doubles, strict=True):
-        scale = float(double.abs().max())
-        torch.testing.assert_close(gradient.double(), double.double(), rtol=0, atol=1e-4 * scale)
-
-
-def test_instance_norm_is_that_of_pytorch():
-    x = 3 + 2 * torch.randn(2, 5, 8, 6, 4)
-    torch.testing.assert_close(instance_norm(x), functional.instance_norm(x))
-    torch.testing.assert_close(InstanceNorm()(x), functional.instance_norm(x))
+from brainsegfounder.models import convolution
+from brainsegfounder.models.blocks import DecoderBlock, ResidualBlock
+from brainsegfounder.models.normalisation import normalise_and_activate
 
 
 def test_cases_of_a_batch_do_not_mix():
@@ -59,3 +26,34 @@ def test_blocks_work_in_mixed_precision():
     with torch.autocast("cpu", torch.bfloat16):
         out = block(torch.randn(1, 3, 8, 8, 8))
     assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("grid", [(4, 4, 4), (3, 5, 2)])
+def test_a_doubled_map_and_a_skip_are_convolved_as_if_joined(grid, monkeypatch):
+    torch.manual_seed(0)
+    block = DecoderBlock(6, 3).double()
+    coarse = torch.randn(2, 6, *grid, dtype=torch.float64, requires_grad=True)
+    skip = torch.randn(2, 3, *(2 * n for n in grid), dtype=torch.float64, requires_grad=True)
+    inputs = [coarse, skip, *block.parameters()]
+    results = []
+    for voxels_per_channel in (0, 10**9):  # always in one step, never in one step
+        monkeypatch.setattr(convolution, "_VOXELS_PER_CHANNEL_TO_JOIN", voxels_per_channel)
+        out = block(coarse, skip)
+        results.append((out, *torch.autograd.grad((out * out.detach().sin()).sum(), inputs)))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_the_map_between_two_convolutions_is_not_kept_for_the_backward_pass(monkeypatch):
+    maps = []
+
+    def watched(*args, **kwargs):
+        activated = normalise_and_activate(*args, **kwargs)
+        maps.append(weakref.ref(activated))
+        return activated
+
+    monkeypatch.setattr(convolution, "normalise_and_activate", watched)
+    out = ResidualBlock(4, 4)(torch.randn(2, 4, 8, 8, 8, requires_grad=True))
+    assert [one() for one in maps] == [None]
+    out.sum().backward()
+    assert len(maps) == 2  # computed again, once

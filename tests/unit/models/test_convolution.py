@@ -1,0 +1,43 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from brainsegfounder.models.convolution import convolve, convolve_doubled, make_convolution
+
+
+# A single small case, a single large one, a batch, a width of whole blocks, and a 1x1x1 kernel.
+@pytest.mark.parametrize(
+    ("num_cases", "channels", "size", "kernel"),
+    [(1, 4, 8, 3), (1, 24, 32, 3), (2, 12, 8, 3), (2, 16, 8, 3), (1, 4, 8, 1), (2, 12, 8, 1)],
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolution_and_its_gradients_do_not_depend_on_the_path(
+    num_cases, channels, size, kernel, bias
+):
+    torch.manual_seed(0)
+    layer = make_convolution(channels, 12 if channels != 16 else 16, kernel, bias=bias)
+    exact = nn.Conv3d(
+        layer.in_channels, layer.out_channels, kernel, padding=kernel // 2, bias=bias
+    ).double()
+    exact.load_state_dict(layer.state_dict())
+    image = torch.randn(num_cases, channels, size, size, 8, requires_grad=True)
+    found = convolve(image, layer)
+    expected = exact(image.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    tensors = torch.autograd.grad(found.sin().sum(), [image, *layer.parameters()])
+    doubles = torch.autograd.grad(expected.sin().sum(), [image, *exact.parameters()])
+    for gradient, double in zip(tensors, doubles, strict=True):
+        scale = float(double.abs().max())
+        torch.testing.assert_close(gradient.double(), double.double(), rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_doubled_map_is_convolved_in_one_step(size):
+    torch.manual_seed(0)
+    coarse = torch.randn(2, 5, 3, 4, 2, dtype=torch.float64)
+    doubling = torch.randn(5, 4, 2, 2, 2, dtype=torch.float64)
+    kernel = torch.randn(3, 4, size, size, size, dtype=torch.float64)
+    fine = functional.conv_transpose3d(coarse, doubling, stride=2)
+    expected = functional.conv3d(fine, kernel, padding=size // 2)
+    torch.testing.assert_close(convolve_doubled(coarse, doubling, kernel), expected)
