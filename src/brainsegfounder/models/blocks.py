@@ -8,17 +8,22 @@ Names and shapes of all weights are those of MONAI's `UnetrBasicBlock`, `UnetrUp
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from brainsegfounder.models.activated_convolution import activate_and_convolve
 from brainsegfounder.models.convolution import (
-    activate_and_convolve,
     convolve,
     convolve_doubled,
     make_convolution,
     pays_to_join,
 )
 from brainsegfounder.models.normalisation import normalise_add_and_activate
+from brainsegfounder.models.recompute import forget
+from brainsegfounder.models.slabs import runs_on_plain_cpu
 
 
 class _Convolution(nn.Module):
@@ -58,16 +63,23 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x_BCIJK: Tensor) -> Tensor:
         """Map (B, C_in, I, J, K) to (B, C_out, I, J, K)."""
-        shortcut_BCIJK = x_BCIJK if self.conv3 is None else self.conv3(x_BCIJK)
-        return self.finish(self.conv1(x_BCIJK), shortcut_BCIJK)
+        first_BCIJK = self.conv1(x_BCIJK)
+        if self.conv3 is not None:
+            return self.finish(first_BCIJK, partial(self.conv3, x_BCIJK))
+        second_BCIJK = activate_and_convolve(first_BCIJK, self.conv2.conv)
+        return normalise_add_and_activate(second_BCIJK, x_BCIJK, normalise_shortcut=False)
 
-    def finish(self, first_BCIJK: Tensor, shortcut_BCIJK: Tensor) -> Tensor:
-        """What follows the first convolution and the one of the shortcut, if it has one."""
-        return normalise_add_and_activate(
-            activate_and_convolve(first_BCIJK, self.conv2.conv),
-            shortcut_BCIJK,
-            normalise_shortcut=self.conv3 is not None,
-        )
+    def finish(self, first_BCIJK: Tensor, make_shortcut: Callable[[], Tensor]) -> Tensor:
+        """What follows the first convolution, where the shortcut has a convolution too.
+
+        That one is quick, so that what it gives is made again for the backward pass.
+        """
+        second_BCIJK = activate_and_convolve(first_BCIJK, self.conv2.conv)
+        shortcut_BCIJK = make_shortcut()
+        if not (runs_on_plain_cpu(shortcut_BCIJK) and shortcut_BCIJK.requires_grad):
+            return normalise_add_and_activate(second_BCIJK, shortcut_BCIJK, normalise_shortcut=True)
+        with forget(shortcut_BCIJK, make_shortcut):
+            return normalise_add_and_activate(second_BCIJK, shortcut_BCIJK, normalise_shortcut=True)
 
 
 class EncoderBlock(nn.Module):
@@ -93,21 +105,18 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x_BCIJK: Tensor, skip_BCIJK: Tensor) -> Tensor:
         """Map (B, C_in, I, J, K) and a skip of twice the size to (B, C_out, 2I, 2J, 2K)."""
-        if pays_to_join(x_BCIJK):
-            block = self.conv_block
-            assert block.conv3 is not None  # its input is twice as wide as its output
-            return block.finish(
-                self._convolve_joined(x_BCIJK, skip_BCIJK, block.conv1.conv),
-                self._convolve_joined(x_BCIJK, skip_BCIJK, block.conv3.conv),
-            )
+        block = self.conv_block
+        if block.conv3 is not None and pays_to_join(x_BCIJK):
+            joined = partial(self._convolve_joined, x_BCIJK, skip_BCIJK)
+            return block.finish(joined(block.conv1.conv), partial(joined, block.conv3.conv))
         joined_BCIJK = torch.cat((self.transp_conv(x_BCIJK), skip_BCIJK), dim=1)
-        y_BCIJK: Tensor = self.conv_block(joined_BCIJK)
+        y_BCIJK: Tensor = block(joined_BCIJK)
         return y_BCIJK
 
     def _convolve_joined(self, x_BCIJK: Tensor, skip_BCIJK: Tensor, layer: nn.Conv3d) -> Tensor:
         """Convolve the doubled map and the skip as if they were one, without ever joining them."""
         doubling_CMIJK = self.transp_conv.conv.weight
-        of_doubled, of_skip = layer.weight.split(doubling_CMIJK.shape[1], dim=1)
+        of_doubled, of_skip = layer.weight.chunk(2, dim=1)
         y_BCIJK = convolve(skip_BCIJK, layer, of_skip)
         return y_BCIJK.add_(convolve_doubled(x_BCIJK, doubling_CMIJK, of_doubled))
 

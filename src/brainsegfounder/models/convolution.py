@@ -11,19 +11,13 @@ for 8 instead of 27 products a voxel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
-from brainsegfounder.models.normalisation import (
-    channels_last,
-    normalise_and_activate,
-    runs_on_plain_cpu,
-)
+from brainsegfounder.models.slabs import channels_last, runs_on_plain_cpu
 
 # PyTorch convolves a single float32 case with C * I * J up to this number by a loop that is about
 # ten times slower than oneDNN (`use_mkldnn` in ATen/native/Convolution.cpp).
@@ -86,22 +80,3 @@ def convolve_doubled(x_BCIJK: Tensor, doubling_CMIJK: Tensor, weight_FMIJK: Tens
     return functional.conv_transpose3d(
         channels_last(x_BCIJK), channels_last(joined_CFIJK), stride=2, padding=size // 2
     )
-
-
-def activate_and_convolve(x_BCIJK: Tensor, layer: nn.Conv3d) -> Tensor:
-    """Normalise, activate and convolve; the map between is not kept for the backward pass."""
-    y_BCIJK = normalise_and_activate(x_BCIJK, overwrite=True)
-    if not (runs_on_plain_cpu(x_BCIJK) and y_BCIJK.requires_grad):
-        return convolve(y_BCIJK, layer)
-    place, kept_BCIJK = y_BCIJK.data_ptr(), x_BCIJK.detach()
-
-    def pack(tensor: Tensor) -> Tensor | Callable[[], Tensor]:
-        if tensor.is_mkldnn or tensor.data_ptr() != place:
-            return tensor
-        return lambda: normalise_and_activate(kept_BCIJK, overwrite=False)
-
-    def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
-        return kept if isinstance(kept, Tensor) else kept()
-
-    with saved_tensors_hooks(pack, unpack):
-        return convolve(y_BCIJK, layer)

@@ -1,17 +1,14 @@
 """Instance normalisation with what follows it, in as few passes over memory as a CPU allows.
 
-On a CPU a feature map of 96x96x96 voxels is far larger than the cache, and fetching fresh memory
-for it costs more than the arithmetic. So maps are walked in slabs that fit the cache, results
-replace their input where no gradient is wanted, and for the backward pass only the input of a
-normalisation is kept: what was computed from it is computed again when it is needed.
+Results replace their input where no gradient is wanted, and for the backward pass only the input of
+a normalisation is kept: what was computed from it is computed again when it is needed.
 """
 
-# Shape letters in this file: B cases, C channels, I J K axes of a feature map, V = I*J*K voxels,
-# S voxels of a slab. On a CPU maps are in channels-last layout, so that (B, V, C) is a view.
+# Shape letters in this file: B cases, C channels, I J K axes of a feature map, N slabs, S voxels of
+# a slab. On a CPU maps are in channels-last layout.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,22 +16,10 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
+from brainsegfounder.models.slabs import Slabs, channels_last, runs_on_plain_cpu
+
 NEGATIVE_SLOPE = 0.01
 EPSILON = 1e-5
-
-# A slab, its result and what is between them share a core's part of the cache.
-SLAB_BYTES = 1 << 20
-
-
-def runs_on_plain_cpu(x: Tensor) -> bool:
-    """Whether a tensor takes the paths for a CPU: float32 or float64, eager, no autocast."""
-    is_plain = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-    return x.device.type == "cpu" and is_plain and not torch.compiler.is_compiling()
-
-
-def channels_last(x_BCIJK: Tensor) -> Tensor:
-    """The same values with the channels of a voxel side by side in memory."""
-    return x_BCIJK.contiguous(memory_format=torch.channels_last_3d)
 
 
 def normalise_and_activate(x_BCIJK: Tensor, *, overwrite: bool) -> Tensor:
@@ -51,9 +36,9 @@ def normalise_and_activate(x_BCIJK: Tensor, *, overwrite: bool) -> Tensor:
     if torch.is_grad_enabled() and x_BCIJK.requires_grad:
         out: Tensor = _NormaliseAndActivate.apply(x_BCIJK)  # type: ignore[no-untyped-call]
         return out
-    slabs = _Slabs(x_BCIJK)
+    slabs = Slabs(x_BCIJK)
     out_BCIJK = x_BCIJK if overwrite else torch.empty_like(x_BCIJK)
-    return _activate(x_BCIJK, _moments(x_BCIJK, slabs), slabs, out_BCIJK)
+    return _activate(x_BCIJK, moments_of(x_BCIJK, slabs), slabs, out_BCIJK)
 
 
 def normalise_add_and_activate(
@@ -74,50 +59,20 @@ def normalise_add_and_activate(
             x_BCIJK, shortcut_BCIJK, normalise_shortcut
         )
         return out
-    slabs = _Slabs(x_BCIJK)
-    other = _moments(shortcut_BCIJK, slabs) if normalise_shortcut else None
-    moments = _moments(x_BCIJK, slabs)
+    slabs = Slabs(x_BCIJK)
+    other = moments_of(shortcut_BCIJK, slabs) if normalise_shortcut else None
+    moments = moments_of(x_BCIJK, slabs)
     return _join(x_BCIJK, shortcut_BCIJK, moments, other, slabs, out_BCIJK=x_BCIJK)
 
 
-class _Moments(NamedTuple):
+class Moments(NamedTuple):
     """Mean and inverse spread of each channel of each case, shape (B, C)."""
 
-    mean_BC: Tensor
-    inverse_BC: Tensor
+    mean_BC: Tensor  # noqa: N815 (shape letters)
+    inverse_BC: Tensor  # noqa: N815
 
 
-class _Slabs:
-    """Walks over a channels-last map in slabs, with one scratch slab for what is between."""
-
-    def __init__(self, x_BCIJK: Tensor) -> None:
-        self.num_voxels = x_BCIJK[0, 0].numel()
-        channels = x_BCIJK.shape[1]
-        length = min(self.num_voxels, max(1, SLAB_BYTES // (channels * x_BCIJK.element_size())))
-        self._scratch_SC = x_BCIJK.new_empty(length, channels)
-        starts = range(0, self.num_voxels, length)
-        self._spans = [slice(first, min(first + length, self.num_voxels)) for first in starts]
-        self.lengths_N = x_BCIJK.new_tensor([s.stop - s.start for s in self._spans])
-
-    def sums(self, num_cases: int) -> Tensor:
-        """A place for the sums of each slab, shape (B, N, C)."""
-        return self._scratch_SC.new_empty(num_cases, len(self._spans), self._scratch_SC.shape[1])
-
-    def walk(self, *maps_BCIJK: Tensor) -> Iterator[tuple[int, int, Tensor, list[Tensor]]]:
-        """Yield case, number of the slab, scratch, and the slab of each map; all (S, C)."""
-        maps_BVC = [_voxels(one) for one in maps_BCIJK]
-        for case in range(len(maps_BVC[0])):
-            for number, span in enumerate(self._spans):
-                scratch_SC = self._scratch_SC[: span.stop - span.start]
-                yield case, number, scratch_SC, [one[case, span] for one in maps_BVC]
-
-
-def _voxels(x_BCIJK: Tensor) -> Tensor:
-    """A channels-last map as (B, V, C), without a copy."""
-    return x_BCIJK.permute(0, 2, 3, 4, 1).view(len(x_BCIJK), -1, x_BCIJK.shape[1])
-
-
-def _moments(x_BCIJK: Tensor, slabs: _Slabs) -> _Moments:
+def moments_of(x_BCIJK: Tensor, slabs: Slabs) -> Moments:
     """Mean and spread over the voxels.
 
     Each slab's spread is taken around its own mean; Chan's formula adds what is between the means.
@@ -133,11 +88,11 @@ def _moments(x_BCIJK: Tensor, slabs: _Slabs) -> _Moments:
     gaps_BNC = sums_BNC.double() / lengths_N1 - mean_BC.unsqueeze(1)
     squares_BC = (squares_BNC + lengths_N1 * gaps_BNC.square()).sum(1)
     inverse_BC = (squares_BC / slabs.num_voxels + EPSILON).rsqrt()
-    return _Moments(mean_BC.to(x_BCIJK.dtype), inverse_BC.to(x_BCIJK.dtype))
+    return Moments(mean_BC.to(x_BCIJK.dtype), inverse_BC.to(x_BCIJK.dtype))
 
 
-def _activate(x_BCIJK: Tensor, moments: _Moments, slabs: _Slabs, out_BCIJK: Tensor) -> Tensor:
-    scale_BC, offset_BC = _line(moments)
+def _activate(x_BCIJK: Tensor, moments: Moments, slabs: Slabs, out_BCIJK: Tensor) -> Tensor:
+    scale_BC, offset_BC = as_line(moments)
     for case, _, _, (x_SC, out_SC) in slabs.walk(x_BCIJK, out_BCIJK):
         torch.addcmul(offset_BC[case], x_SC, scale_BC[case], out=out_SC)
         functional.leaky_relu(out_SC, NEGATIVE_SLOPE, inplace=True)
@@ -147,13 +102,13 @@ def _activate(x_BCIJK: Tensor, moments: _Moments, slabs: _Slabs, out_BCIJK: Tens
 def _join(
     x_BCIJK: Tensor,
     shortcut_BCIJK: Tensor,
-    moments: _Moments,
-    other: _Moments | None,
-    slabs: _Slabs,
+    moments: Moments,
+    other: Moments | None,
+    slabs: Slabs,
     out_BCIJK: Tensor,
 ) -> Tensor:
-    scale_BC, offset_BC = _line(moments)
-    other_scale_BC, other_offset_BC = _line(other) if other else (None, None)
+    scale_BC, offset_BC = as_line(moments)
+    other_scale_BC, other_offset_BC = as_line(other) if other else (None, None)
     maps = (x_BCIJK, shortcut_BCIJK, out_BCIJK)
     for case, _, scratch_SC, (x_SC, shortcut_SC, out_SC) in slabs.walk(*maps):
         if other_scale_BC is not None and other_offset_BC is not None:
@@ -165,29 +120,12 @@ def _join(
     return out_BCIJK
 
 
-def _line(moments: _Moments) -> tuple[Tensor, Tensor]:
+def as_line(moments: Moments) -> tuple[Tensor, Tensor]:
     """Normalising as a scale and an offset."""
     return moments.inverse_BC, -moments.mean_BC * moments.inverse_BC
 
 
-def _slope_of_normalising(
-    moments: _Moments, grad_sums_BNC: Tensor, along_sums_BNC: Tensor, num_voxels: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scales of the gradient and of the values, and an offset, whose sum is the new gradient.
-
-    Through a normalisation, a gradient loses its mean, and its projection on the normalised values,
-    and is divided by the spread.
-    """
-    mean_BC, inverse_BC = moments.mean_BC.double(), moments.inverse_BC.double()
-    lost_BC = grad_sums_BNC.double().sum(1) / num_voxels
-    along_BC = along_sums_BNC.double().sum(1) / num_voxels
-    of_values_BC = -along_BC * inverse_BC.square()
-    offset_BC = -lost_BC * inverse_BC - of_values_BC * mean_BC
-    dtype = moments.mean_BC.dtype
-    return moments.inverse_BC, of_values_BC.to(dtype), offset_BC.to(dtype)
-
-
-def _before_activation(grad_SC: Tensor, signs_SC: Tensor, out: Tensor) -> Tensor:
+def before_activation(grad_SC: Tensor, signs_SC: Tensor, out: Tensor) -> Tensor:
     """The gradient before a leaky ReLU whose input, or output, had these signs."""
     result: Tensor = torch.ops.aten.leaky_relu_backward.grad_input(
         grad_SC, signs_SC, NEGATIVE_SLOPE, False, grad_input=out
@@ -195,27 +133,47 @@ def _before_activation(grad_SC: Tensor, signs_SC: Tensor, out: Tensor) -> Tensor
     return result
 
 
-def _before_normalising(
+def before_normalising(
     grad_BCIJK: Tensor,
     grad_sums_BNC: Tensor,
+    along_sums_BNC: Tensor,
     x_BCIJK: Tensor,
-    moments: _Moments,
-    slabs: _Slabs,
+    moments: Moments,
     out_BCIJK: Tensor,
 ) -> None:
-    """Turn the gradient of normalised values into that of the values."""
-    along_sums_BNC = torch.empty_like(grad_sums_BNC)
-    scale_BC, offset_BC = _line(moments)
+    """Turn the gradient of normalised values into that of the values.
+
+    It loses its mean, and its projection on the normalised values, and is divided by the spread.
+
+    Args:
+        grad_BCIJK: Gradient of the normalised values.
+        grad_sums_BNC: Its sums over the voxels of some parts.
+        along_sums_BNC: The sums of its product with the normalised values.
+        x_BCIJK: The values.
+        moments: Of the values.
+        out_BCIJK: Where to put the result; may be `grad_BCIJK`.
+    """
+    slabs = Slabs(x_BCIJK)
+    mean_BC, inverse_BC = moments.mean_BC.double(), moments.inverse_BC.double()
+    lost_BC = grad_sums_BNC.double().sum(1) / slabs.num_voxels
+    along_BC = along_sums_BNC.double().sum(1) / slabs.num_voxels
+    scale_BC = -along_BC * inverse_BC.square()
+    offset_BC = (-lost_BC * inverse_BC - scale_BC * mean_BC).to(x_BCIJK.dtype)
+    scale_BC = scale_BC.to(x_BCIJK.dtype)
+    for case, _, scratch_SC, slab in slabs.walk(x_BCIJK, grad_BCIJK, out_BCIJK):
+        x_SC, grad_SC, out_SC = slab
+        torch.addcmul(offset_BC[case], x_SC, scale_BC[case], out=scratch_SC)
+        torch.addcmul(scratch_SC, grad_SC, moments.inverse_BC[case], out=out_SC)
+
+
+def _sums_along(grad_BCIJK: Tensor, x_BCIJK: Tensor, moments: Moments, slabs: Slabs) -> Tensor:
+    """Sums over slabs of a gradient times the normalised values."""
+    along_sums_BNC = slabs.sums(len(x_BCIJK))
+    scale_BC, offset_BC = as_line(moments)
     for case, number, scratch_SC, (x_SC, grad_SC) in slabs.walk(x_BCIJK, grad_BCIJK):
         torch.addcmul(offset_BC[case], x_SC, scale_BC[case], out=scratch_SC)
         torch.sum(scratch_SC.mul_(grad_SC), 0, out=along_sums_BNC[case, number])
-    of_grad_BC, of_values_BC, offset_BC = _slope_of_normalising(
-        moments, grad_sums_BNC, along_sums_BNC, slabs.num_voxels
-    )
-    for case, _, scratch_SC, slab in slabs.walk(x_BCIJK, grad_BCIJK, out_BCIJK):
-        x_SC, grad_SC, out_SC = slab
-        torch.addcmul(offset_BC[case], x_SC, of_values_BC[case], out=scratch_SC)
-        torch.addcmul(scratch_SC, grad_SC, of_grad_BC[case], out=out_SC)
+    return along_sums_BNC
 
 
 class _NormaliseAndActivate(torch.autograd.Function):
@@ -223,8 +181,8 @@ class _NormaliseAndActivate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, x_BCIJK: Tensor) -> Tensor:
-        slabs = _Slabs(x_BCIJK)
-        moments = _moments(x_BCIJK, slabs)
+        slabs = Slabs(x_BCIJK)
+        moments = moments_of(x_BCIJK, slabs)
         ctx.save_for_backward(x_BCIJK, *moments)
         return _activate(x_BCIJK, moments, slabs, torch.empty_like(x_BCIJK))
 
@@ -232,15 +190,19 @@ class _NormaliseAndActivate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_BCIJK: Tensor) -> Tensor:
         x_BCIJK, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
-        moments, slabs = _Moments(*kept), _Slabs(x_BCIJK)
-        result_BCIJK, grad_sums_BNC = torch.empty_like(x_BCIJK), slabs.sums(len(x_BCIJK))
+        moments, slabs = Moments(*kept), Slabs(x_BCIJK)
+        result_BCIJK = torch.empty_like(x_BCIJK)
+        grad_sums_BNC, along_sums_BNC = slabs.sums(len(x_BCIJK)), slabs.sums(len(x_BCIJK))
         maps = (x_BCIJK, channels_last(grad_BCIJK), result_BCIJK)
-        scale_BC, offset_BC = _line(moments)
+        scale_BC, offset_BC = as_line(moments)
         for case, number, scratch_SC, (x_SC, grad_SC, result_SC) in slabs.walk(*maps):
             torch.addcmul(offset_BC[case], x_SC, scale_BC[case], out=scratch_SC)
-            _before_activation(grad_SC, scratch_SC, out=result_SC)
+            before_activation(grad_SC, scratch_SC, out=result_SC)
             torch.sum(result_SC, 0, out=grad_sums_BNC[case, number])
-        _before_normalising(result_BCIJK, grad_sums_BNC, x_BCIJK, moments, slabs, result_BCIJK)
+            torch.sum(scratch_SC.mul_(result_SC), 0, out=along_sums_BNC[case, number])
+        before_normalising(
+            result_BCIJK, grad_sums_BNC, along_sums_BNC, x_BCIJK, moments, result_BCIJK
+        )
         return result_BCIJK
 
 
@@ -251,9 +213,9 @@ class _NormaliseAddAndActivate(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, x_BCIJK: Tensor, shortcut_BCIJK: Tensor, normalise_shortcut: bool
     ) -> Tensor:
-        slabs = _Slabs(x_BCIJK)
-        moments = _moments(x_BCIJK, slabs)
-        other = _moments(shortcut_BCIJK, slabs) if normalise_shortcut else None
+        slabs = Slabs(x_BCIJK)
+        moments = moments_of(x_BCIJK, slabs)
+        other = moments_of(shortcut_BCIJK, slabs) if normalise_shortcut else None
         out_BCIJK = torch.empty_like(x_BCIJK)
         _join(x_BCIJK, shortcut_BCIJK, moments, other, slabs, out_BCIJK)
         kept = (shortcut_BCIJK, *other) if other else ()
@@ -264,18 +226,20 @@ class _NormaliseAddAndActivate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_BCIJK: Tensor) -> tuple[Tensor, Tensor, None]:
         out_BCIJK, x_BCIJK, mean_BC, inverse_BC, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
-        slabs = _Slabs(x_BCIJK)
+        slabs = Slabs(x_BCIJK)
         joined_BCIJK, grad_sums_BNC = torch.empty_like(x_BCIJK), slabs.sums(len(x_BCIJK))
         maps = (out_BCIJK, channels_last(grad_BCIJK), joined_BCIJK)
         for case, number, _, (out_SC, grad_SC, joined_SC) in slabs.walk(*maps):
-            _before_activation(grad_SC, out_SC, out=joined_SC)
+            before_activation(grad_SC, out_SC, out=joined_SC)
             torch.sum(joined_SC, 0, out=grad_sums_BNC[case, number])
         shortcut_grad_BCIJK = torch.empty_like(joined_BCIJK) if kept else joined_BCIJK.clone()
         if kept:
-            _before_normalising(
-                joined_BCIJK, grad_sums_BNC, kept[0], _Moments(*kept[1:]), slabs, shortcut_grad_BCIJK
+            parts = (kept[0], Moments(*kept[1:]))
+            along_sums_BNC = _sums_along(joined_BCIJK, *parts, slabs)
+            before_normalising(
+                joined_BCIJK, grad_sums_BNC, along_sums_BNC, *parts, shortcut_grad_BCIJK
             )
-        _before_normalising(
-            joined_BCIJK, grad_sums_BNC, x_BCIJK, _Moments(mean_BC, inverse_BC), slabs, joined_BCIJK
-        )
+        parts = (x_BCIJK, Moments(mean_BC, inverse_BC))
+        along_sums_BNC = _sums_along(joined_BCIJK, *parts, slabs)
+        before_normalising(joined_BCIJK, grad_sums_BNC, along_sums_BNC, *parts, joined_BCIJK)
         return joined_BCIJK, shortcut_grad_BCIJK, None

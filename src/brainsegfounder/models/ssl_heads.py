@@ -67,9 +67,7 @@ class ReconstructionHead(nn.Module):
 
 
 def _double(x_BCIJK: Tensor) -> Tensor:
-    return functional.interpolate(
-        x_BCIJK, scale_factor=2, mode="trilinear", align_corners=False
-    )
+    return functional.interpolate(x_BCIJK, scale_factor=2, mode="trilinear", align_corners=False)
 
 
 class SSLNetwork(nn.Module):

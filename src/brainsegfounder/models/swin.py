@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -22,7 +24,9 @@ from torch.utils.checkpoint import checkpoint
 
 from brainsegfounder.errors import RecipeError
 from brainsegfounder.models.attention import attend
+from brainsegfounder.models.recompute import forget
 from brainsegfounder.models.scales import Scale
+from brainsegfounder.models.slabs import runs_on_plain_cpu
 from brainsegfounder.models.windows import (
     SHIFT,
     WINDOW_SIZE,
@@ -153,17 +157,28 @@ class DropPath(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between them; four times as wide inside."""
+    """Two linear layers with an exact GELU between them; four times as wide inside.
 
-    def __init__(self, channels: int, dropout: float) -> None:
+    Args:
+        channels: Width in and out.
+        dropout: Rate after each layer.
+        forgets: Compute the GELU again in the backward pass, instead of keeping what it gave.
+    """
+
+    def __init__(self, channels: int, dropout: float, *, forgets: bool) -> None:
         super().__init__()
+        self.forgets = forgets and dropout == 0.0
         self.linear1 = nn.Linear(channels, 4 * channels)
         self.linear2 = nn.Linear(4 * channels, channels)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""
-        y: Tensor = self.drop(self.linear2(self.drop(functional.gelu(self.linear1(x)))))
+        wide = self.linear1(x)
+        inner = self.drop(functional.gelu(wide))
+        keeps = not (self.forgets and inner.requires_grad and runs_on_plain_cpu(x))
+        with nullcontext() if keeps else forget(inner, partial(functional.gelu, wide.detach())):
+            y: Tensor = self.drop(self.linear2(inner))
         return y
 
 
@@ -188,7 +203,7 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(channels, num_heads, dropout, attention_dropout)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = Mlp(channels, dropout)
+        self.mlp = Mlp(channels, dropout, forgets=not checkpointing)
 
     def forward(self, x_BIJKC: Tensor) -> Tensor:
         """Map a feature map (B, I, J, K, C) to one of the same shape."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from brainsegfounder.models import normalisation
+from brainsegfounder.models import slabs
 from brainsegfounder.models.normalisation import (
     NEGATIVE_SLOPE,
     normalise_add_and_activate,
@@ -14,7 +14,7 @@ from brainsegfounder.models.normalisation import (
 
 @pytest.fixture(params=[1 << 20, 1 << 9], ids=["one slab", "many slabs"], autouse=True)
 def _slab_size(request, monkeypatch):
-    monkeypatch.setattr(normalisation, "SLAB_BYTES", request.param)
+    monkeypatch.setattr(slabs, "SLAB_BYTES", request.param)
 
 
 def plain(x, shortcut=None, normalise_shortcut=False):

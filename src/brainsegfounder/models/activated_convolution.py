@@ -1,0 +1,177 @@
+"""Normalise, activate and convolve without ever holding the activated map.
+
+On a CPU, large maps are taken some rows at a time: the rows and their two neighbours are activated
+in a buffer that stays in the cache, and convolved from there. The backward pass does the same, so
+that neither the activated map nor its gradient ever exists as a whole.
+"""
+
+# Shape letters in this file: B cases, C channels in, F channels out, I J K axes of a feature map,
+# R rows along I, S voxels of some rows, N parts of a map.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional
+
+from brainsegfounder.models.convolution import convolve
+from brainsegfounder.models.normalisation import (
+    NEGATIVE_SLOPE,
+    Moments,
+    as_line,
+    before_activation,
+    before_normalising,
+    moments_of,
+    normalise_and_activate,
+)
+from brainsegfounder.models.slabs import (
+    Slabs,
+    as_voxels,
+    channels_last,
+    empty_map,
+    runs_on_plain_cpu,
+)
+
+# Fewer rows at a time make the convolution itself slow, more leave the cache.
+ROWS_BYTES = 12 << 20
+
+
+def activate_and_convolve(x_BCIJK: Tensor, layer: nn.Conv3d) -> Tensor:
+    """Normalise, activate and convolve with a 3x3x3 kernel; the input may be overwritten."""
+    if not runs_on_plain_cpu(x_BCIJK) or len(_spans(x_BCIJK)) == 1:
+        return convolve(normalise_and_activate(x_BCIJK, overwrite=True), layer)
+    out: Tensor = _ActivateAndConvolve.apply(  # type: ignore[no-untyped-call]
+        channels_last(x_BCIJK), channels_last(layer.weight)
+    )
+    return out
+
+
+def _spans(x_BCIJK: Tensor) -> list[tuple[int, int]]:
+    """First and last row, exclusive, of each part of a map."""
+    num_rows = x_BCIJK.shape[2]
+    step = max(1, ROWS_BYTES // (x_BCIJK[0, :, 0].numel() * x_BCIJK.element_size()))
+    return [(first, min(first + step, num_rows)) for first in range(0, num_rows, step)]
+
+
+class _Rows:
+    """Gives some rows of a map, activated and with one more row on either side."""
+
+    def __init__(self, x_BCIJK: Tensor, moments: Moments) -> None:
+        self.x_BCIJK, self.line = x_BCIJK, as_line(moments)
+        self.spans = _spans(x_BCIJK)
+        _, c, _, j, k = x_BCIJK.shape
+        longest = self.spans[0][1] - self.spans[0][0]
+        self._buffer_BCRJK = empty_map((1, c, longest + 2, j, k), x_BCIJK.dtype)
+
+    def walk(self) -> Iterator[tuple[int, int, int]]:
+        """Yield case, first row and last row, exclusive."""
+        for case in range(len(self.x_BCIJK)):
+            for first, last in self.spans:
+                yield case, first, last
+
+    def sums(self) -> Tensor:
+        """A place for the sums of each part, shape (B, N, C)."""
+        return self.x_BCIJK.new_empty(len(self.x_BCIJK), len(self.spans), self.x_BCIJK.shape[1])
+
+    def number(self, first: int) -> int:
+        """Which part begins with a row."""
+        return first // self.spans[0][1]
+
+    def activated(self, case: int, first: int, last: int) -> Tensor:
+        """Rows [first - 1, last + 1), zero outside the map; shape (1, C, R + 2, J, K)."""
+        rows_BCRJK = self._buffer_BCRJK[:, :, : last - first + 2]
+        start, stop = max(first - 1, 0), min(last + 1, self.x_BCIJK.shape[2])
+        inner_SC = _rows_as_voxels(rows_BCRJK, 0, start - first + 1, stop - first + 1)
+        self._normalise(case, start, stop, inner_SC)
+        functional.leaky_relu(inner_SC, NEGATIVE_SLOPE, inplace=True)
+        if start == first:
+            rows_BCRJK[:, :, 0].zero_()
+        if stop == last:
+            rows_BCRJK[:, :, -1].zero_()
+        return rows_BCRJK
+
+    def normalised(self, case: int, first: int, last: int) -> Tensor:
+        """Rows [first, last) before the activation, shape (S, C)."""
+        out_SC = _rows_as_voxels(self._buffer_BCRJK, 0, 0, last - first)
+        self._normalise(case, first, last, out_SC)
+        return out_SC
+
+    def _normalise(self, case: int, first: int, last: int, out_SC: Tensor) -> None:
+        scale_BC, offset_BC = self.line
+        x_SC = _rows_as_voxels(self.x_BCIJK, case, first, last)
+        torch.addcmul(offset_BC[case], x_SC, scale_BC[case], out=out_SC)
+
+
+def _rows_as_voxels(x_BCIJK: Tensor, case: int, first: int, last: int) -> Tensor:
+    """A view of some rows of a channels-last map, shape (S, C)."""
+    return as_voxels(x_BCIJK[case : case + 1, :, first:last])[0]
+
+
+def _with_neighbours(x_BCIJK: Tensor, case: int, first: int, last: int) -> Tensor:
+    """Rows [first - 1, last + 1) of a map, zero outside."""
+    start, stop = max(first - 1, 0), min(last + 1, x_BCIJK.shape[2])
+    rows_BCRJK = x_BCIJK[case : case + 1, :, start:stop]
+    if stop - start == last - first + 2:
+        return rows_BCRJK
+    outside = (start - first + 1, last + 1 - stop)
+    return channels_last(functional.pad(rows_BCRJK, (0, 0, 0, 0, *outside)))
+
+
+class _ActivateAndConvolve(torch.autograd.Function):
+    """Keeps its input and two numbers a channel."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x_BCIJK: Tensor, weight_FCIJK: Tensor) -> Tensor:
+        b, _, i, j, k = x_BCIJK.shape
+        moments = moments_of(x_BCIJK, Slabs(x_BCIJK))
+        rows = _Rows(x_BCIJK, moments)
+        out_BFIJK = empty_map((b, len(weight_FCIJK), i, j, k), x_BCIJK.dtype)
+        for case, first, last in rows.walk():
+            out_BFIJK[case : case + 1, :, first:last] = functional.conv3d(
+                rows.activated(case, first, last), weight_FCIJK, padding=(0, 1, 1)
+            )
+        ctx.save_for_backward(x_BCIJK, weight_FCIJK, *moments)
+        return out_BFIJK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_BFIJK: Tensor) -> tuple[Tensor, Tensor]:
+        x_BCIJK, weight_FCIJK, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
+        grad_BFIJK, moments = channels_last(grad_BFIJK), Moments(*kept)
+        rows, result_BCIJK = _Rows(x_BCIJK, moments), torch.empty_like(x_BCIJK)
+        # Through a convolution, a gradient is convolved with the mirrored kernel.
+        mirrored_CFIJK = channels_last(weight_FCIJK.flip(2, 3, 4).transpose(0, 1))
+        weight_grad_FCIJK = torch.zeros_like(weight_FCIJK)
+        grad_sums_BNC, along_sums_BNC = rows.sums(), rows.sums()
+        for case, first, last in rows.walk():
+            weight_grad_FCIJK += _weight_gradient(
+                grad_BFIJK[case : case + 1, :, first:last],
+                rows.activated(case, first, last),
+                weight_FCIJK,
+            )
+            activated_grad_BCRJK = functional.conv3d(
+                _with_neighbours(grad_BFIJK, case, first, last), mirrored_CFIJK, padding=(0, 1, 1)
+            )
+            result_SC = _rows_as_voxels(result_BCIJK, case, first, last)
+            normalised_SC = rows.normalised(case, first, last)
+            before_activation(as_voxels(activated_grad_BCRJK)[0], normalised_SC, out=result_SC)
+            part = (case, rows.number(first))
+            torch.sum(result_SC, 0, out=grad_sums_BNC[part])
+            torch.sum(normalised_SC.mul_(result_SC), 0, out=along_sums_BNC[part])
+        before_normalising(
+            result_BCIJK, grad_sums_BNC, along_sums_BNC, x_BCIJK, moments, result_BCIJK
+        )
+        return result_BCIJK, weight_grad_FCIJK
+
+
+def _weight_gradient(grad_BFRJK: Tensor, rows_BCRJK: Tensor, weight_FCIJK: Tensor) -> Tensor:
+    """The gradient of a kernel from some rows, whose neighbours are given with them."""
+    _, gradient_FCIJK, _ = torch.ops.aten.convolution_backward(
+        *(grad_BFRJK, rows_BCRJK, weight_FCIJK, None, [1, 1, 1], [0, 1, 1], [1, 1, 1]),
+        *(False, [0, 0, 0], 1, [False, True, False]),
+    )
+    result: Tensor = gradient_FCIJK
+    return result

@@ -1,0 +1,32 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from brainsegfounder.models import activated_convolution
+from brainsegfounder.models.activated_convolution import activate_and_convolve
+from brainsegfounder.models.convolution import make_convolution
+from brainsegfounder.models.normalisation import NEGATIVE_SLOPE
+
+
+def plain(x, layer):
+    activated = functional.leaky_relu(functional.instance_norm(x), NEGATIVE_SLOPE)
+    return functional.conv3d(activated, layer.weight, padding=1)
+
+
+# Two cases of seven rows of 3 channels in double precision: all at once, or 1, 2 or 3 at a time.
+@pytest.mark.parametrize("rows", [7, 1, 2, 3])
+@pytest.mark.parametrize("memory_format", [torch.channels_last_3d, torch.contiguous_format])
+def test_values_and_gradients_are_those_of_one_layer_after_the_other(
+    rows, memory_format, monkeypatch
+):
+    monkeypatch.setattr(activated_convolution, "ROWS_BYTES", rows * 3 * 4 * 5 * 8)
+    torch.manual_seed(0)
+    layer = make_convolution(3, 6, 3, bias=False).double()
+    x = (2 + torch.randn(2, 3, 7, 4, 5)).double().to(memory_format=memory_format).requires_grad_()
+    found, expected = activate_and_convolve(x, layer), plain(x, layer)
+    torch.testing.assert_close(found, expected)
+    tensors = (x, layer.weight)
+    gradients = torch.autograd.grad(found.sin().sum(), tensors)
+    exact = torch.autograd.grad(expected.sin().sum(), tensors)
+    for one, other in zip(gradients, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
