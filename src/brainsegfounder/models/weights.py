@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from brainsegfounder.errors import WeightsError
+from brainsegfounder.models.safetensors_header import check_header
 
 NewContrast = Literal["mean", "kaiming"]
 
@@ -126,6 +127,7 @@ def load_state(path: Path | str) -> dict[str, Tensor]:
         WeightsError: The file is missing, is not safetensors, is damaged, or holds NaN or infinity.
     """
     path = _existing_file(path)
+    check_header(path)
     try:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:

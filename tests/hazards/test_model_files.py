@@ -1,0 +1,363 @@
+"""Section 1.4: model files that mean harm, each a small change of one that is read.
+
+Pickles are put together opcode by opcode, and archives member by member. A payload that were run
+would touch a canary; that each really would is tested with Python's own unpickler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from brainsegfounder.errors import WeightsError
+from brainsegfounder.models.foreign import read_foreign
+from brainsegfounder.models.swin_unetr import SwinUNETR
+from brainsegfounder.models.weights import load_state, load_whole
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:Duplicate name"),
+    pytest.mark.timeout(60),
+]
+
+MAX_RSS_BYTES = 200_000_000
+MAX_CPU_S = 1.0
+WEIGHT = torch.arange(4.0).reshape(2, 2)
+DATA = WEIGHT.numpy().tobytes()
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+# Starts the reader from a small process: a child's peak memory includes its parent's at the fork.
+LAUNCHER = """
+import json, os, sys
+command = [sys.executable, "-I", "-m", "brainsegfounder.models.torch_archive", sys.argv[1]]
+_, status, usage = os.wait4(os.posix_spawn(sys.executable, command, {}), 0)
+code = os.waitstatus_to_exitcode(status)
+print(json.dumps([code, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime]))
+"""
+# Unpickles as it should never be done, but without loading torch for the benign part.
+VICTIM = """
+import pickle, sys, zipfile
+class Thing: pass
+class Unpickler(pickle.Unpickler):
+    def persistent_load(self, key): return key
+    def find_class(self, module, name):
+        stand_in = name in ("_rebuild_tensor_v2", "FloatStorage")
+        return print if stand_in else super().find_class(module, name)
+Unpickler(zipfile.ZipFile(sys.argv[1]).open("archive/data.pkl")).load()
+"""
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def number(value: int) -> bytes:
+    if 0 <= value < 256:
+        return b"K" + bytes([value])
+    size = value.bit_length() // 8 + 1
+    return b"\x8a" + bytes([size]) + value.to_bytes(size, "little", signed=True)
+
+
+def row(*items: bytes) -> bytes:
+    return b"(" + b"".join(items) + b"t"
+
+
+def table(**items: bytes) -> bytes:
+    return b"}(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
+
+
+def name(module: str, attribute: str) -> bytes:
+    return f"c{module}\n{attribute}\n".encode()
+
+
+def stacked_name(module: str, attribute: str) -> bytes:
+    return text(module) + text(attribute) + b"\x93"
+
+
+def call(function: bytes, *arguments: bytes) -> bytes:
+    return function + row(*arguments) + b"R"
+
+
+def tensor(
+    key: str = "0",
+    numel: int = 4,
+    offset: bytes = number(0),
+    shape: tuple[int, ...] = (2, 2),
+    stride: tuple[int, ...] = (2, 1),
+) -> bytes:
+    kind = name("torch", "FloatStorage")
+    storage = row(text("storage"), kind, text(key), text("cpu"), number(numel)) + b"Q"
+    sizes = [row(*map(number, values)) for values in (shape, stride)]
+    hooks = call(name("collections", "OrderedDict"))
+    return call(
+        name("torch._utils", "_rebuild_tensor_v2"), storage, offset, *sizes, b"\x89", hooks
+    )
+
+
+def pickled(extra: bytes = b"N", weight: bytes | None = None) -> bytes:
+    """`{"extra": ..., "state_dict": {"weight": ...}}`."""
+    weight = tensor() if weight is None else weight
+    return b"\x80\x02" + table(extra=extra, state_dict=table(weight=weight)) + b"."
+
+
+def members(
+    pickle: bytes | None = None, data: bytes = DATA, folder: str = "archive"
+) -> list[tuple[str, bytes]]:
+    pickle = pickled() if pickle is None else pickle
+    parts = {"data.pkl": pickle, "version": b"3\n", "data/0": data}
+    return [(f"{folder}/{part}", content) for part, content in parts.items()]
+
+
+def zipped(content: list[tuple[str, bytes]], deflate: str = "") -> bytes:
+    """The bytes of an archive; the member named `deflate` is compressed."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for member, data in content:
+            how = zipfile.ZIP_DEFLATED if member == deflate else zipfile.ZIP_STORED
+            archive.writestr(member, data, how, compresslevel=1)
+    return buffer.getvalue()
+
+
+def saved(value: object, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+def flagged(*headers: bytes) -> bytes:
+    """The benign archive whose pickle is called encrypted in these headers."""
+    content = bytearray(zipped(members()))
+    for header in headers:
+        content[content.index(header) + {b"PK\1\2": 8, b"PK\3\4": 6}[header]] |= 1
+    return bytes(content)
+
+
+def memo_bomb(pair: Callable[[bytes], bytes], start: bytes) -> bytes:
+    """60 levels, each made from the memo'd one before; written out, 2^60 items."""
+    levels = [start + b"q\0"]
+    levels += [b"0" + pair(b"h" + bytes([n])) + b"q" + bytes([n + 1]) for n in range(60)]
+    return b"".join(levels)
+
+
+def tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for part in ("sys_info", "pickle", "tensors", "storages"):
+            info = tarfile.TarInfo(part)
+            info.size = len(pickled())
+            archive.addfile(info, io.BytesIO(pickled()))
+    return buffer.getvalue()
+
+
+def legacy(body: bytes) -> bytes:
+    """Torch's container before the zip: four pickles, then the storages."""
+    system = table(little_endian=b"\x88", protocol_version=number(1001))
+    opening = LEGACY_MAGIC + b"\x80\x02" + number(1001) + b"." + b"\x80\x02" + system + b"."
+    return opening + body
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A folder to lay files in, and a canary that a payload would leave there."""
+
+    folder: Path
+
+    @property
+    def canary(self) -> Path:
+        return self.folder / "canary"
+
+    @property
+    def touch(self) -> bytes:
+        return text(f"touch {self.canary}")
+
+    @property
+    def python(self) -> bytes:
+        return text(f"__import__('pathlib').Path({str(self.canary)!r}).touch()")
+
+    def file(self, content: bytes, called: str = "a.pt") -> Path:
+        path = self.folder / called
+        path.write_bytes(content)
+        return path
+
+    def zip(self, extra: bytes = b"N", weight: bytes | None = None, data: bytes = DATA) -> Path:
+        return self.file(zipped(members(pickled(extra, weight), data)))
+
+    def link(self, target: Path | str, called: str = "link.pt") -> Path:
+        path = self.folder / called
+        path.symlink_to(target)
+        return path
+
+    def fifo(self) -> Path:
+        os.mkfifo(self.folder / "fifo.pt")
+        return self.folder / "fifo.pt"
+
+    def popen(self) -> bytes:
+        """Starts a process, puts it in the memo, and waits for it."""
+        started = call(name("subprocess", "Popen"), row(text("touch"), text(str(self.canary))))
+        return started + b"q\x090" + call(stacked_name("subprocess", "Popen.wait"), b"h\x09")
+
+    def hub(self) -> bytes:
+        self.file(f"from pathlib import Path\nPath({str(self.canary)!r}).touch()".encode(), "h.py")
+        (self.folder / "h.py").rename(self.folder / "hubconf.py")
+        return text(str(self.folder))
+
+    def array(self) -> bytes:
+        buffer = io.BytesIO()
+        head = {"descr": "|O", "fortran_order": False, "shape": ()}
+        np.lib.format.write_array_header_1_0(buffer, head)
+        payload = b"\x80\x02" + call(name("os", "system"), self.touch) + b"."
+        return text(str(self.file(buffer.getvalue() + payload, "evil.npy")))
+
+
+SYSTEM = name("os", "system")
+GETATTR = name("builtins", "getattr")
+THING = call(name("__main__", "Thing"))
+EXTEND = call(name("copyreg", "add_extension"), text("os"), text("system"), number(1))
+
+# Run when unpickled.
+PAYLOADS: dict[str, Callable[[Bench], bytes]] = {
+    "M01 os.system": lambda at: call(SYSTEM, at.touch),
+    "M01 posix.system": lambda at: call(name("posix", "system"), at.touch),
+    "M02 eval": lambda at: call(name("builtins", "eval"), at.python),
+    "M02 exec as of Python 2": lambda at: call(name("__builtin__", "eval"), at.python),
+    "M03 torch.hub": lambda at: call(name("torch.hub", "_load_local"), at.hub(), text("a")),
+    "M04 dotted": lambda at: call(stacked_name("torch", "os.system"), at.touch),
+    "M05 Popen": lambda at: at.popen(),
+    "M06 getattr chain": lambda at: call(
+        call(GETATTR, call(name("builtins", "__import__"), text("os")), text("system")), at.touch
+    ),
+    "M07 numpy.load": lambda at: call(name("numpy", "load"), at.array(), b"N", b"\x88"),
+    "M08 copyreg and EXT1": lambda at: EXTEND + b"0" + call(b"\x82\x01", at.touch),
+    "M09 INST": lambda at: b"(" + at.touch + b"ios\nsystem\n",
+    "M09 OBJ": lambda at: b"(" + SYSTEM + at.touch + b"o",
+    "M10 BUILD": lambda at: THING + table(__setstate__=SYSTEM) + b"b" + at.touch + b"b",
+}
+
+# Wrong in the pickle of a sound archive, in other ways.
+PICKLES: dict[str, bytes] = {
+    "M03 torch.hub.load": call(name("torch.hub", "load"), text("owner/repo"), text("entry")),
+    "M04 dotted GLOBAL": call(name("torch", "os.system"), text("true")),
+    "M04 dotted below an allowed name": stacked_name("collections", "OrderedDict.__init__"),
+    "M08 EXT1": b"\x82\x01",
+    "M08 EXT2": b"\x83\x01\0",
+    "M08 EXT4": b"\x84\x01\0\0\0",
+    "M08 copyreg": call(name("copyreg", "_reconstructor"), *[name("builtins", "object")] * 2, b"N"),
+    "M10 __setstate__ of text": THING + table(__setstate__=text("a")) + b"b",
+    "M26 tuples": b")" + b"\x85" * 100_000,
+    "M26 lists": b"]" * 100_000 + b"a" * 99_999,
+    "M26 dictionaries": b"}" + b"}X\1\0\0\0a" * 100_000 + b"N" + b"s" * 100_000,
+    "M27 tuples": memo_bomb(lambda one: one * 2 + b"\x86", row(number(1))),
+    "M27 wide tuples": memo_bomb(lambda one: row(*[one] * 10), row(number(1))),
+    "M27 dictionaries of tensors": memo_bomb(lambda one: table(a=one, b=one), tensor()),
+}
+
+# Wrong in the one tensor.
+TENSORS: dict[str, bytes] = {
+    "M11 fewer numbers than stored": tensor(numel=3, shape=(1, 2)),
+    "M11 more numbers than stored": tensor(numel=5),
+    "M11 many more numbers": tensor(numel=2**40, shape=(2**40,), stride=(1,)),
+    "M11 a negative count": tensor(numel=-1),
+    "M12 offset": tensor(offset=number(1)),
+    "M12 shape": tensor(shape=(2, 3)),
+    "M12 stride": tensor(stride=(3, 1)),
+    "M12 offset below 0": tensor(offset=number(-1)),
+    "M12 offset of text": tensor(offset=text("0")),
+    "M12 offset beyond 64 bit": tensor(offset=number(2**64)),
+    "M12 fewer strides than axes": tensor(stride=(1,)),
+    "M13 stride": tensor(offset=number(3), stride=(-2, -1)),
+    "M13 shape": tensor(shape=(-2, -2)),
+    "M14 product": tensor(shape=(2**31,) * 3, stride=(2**62, 2**31, 1)),
+    "M14 product that wraps to 0": tensor(shape=(2**62, 4), stride=(0, 1)),
+    "M14 stride 0": tensor(shape=(2**40,), stride=(0,)),
+    "M14 an empty axis": tensor(shape=(0, 2**62), stride=(1, 1)),
+    "M19 storage key ../0": tensor("../0"),
+    "M19 storage key /0": tensor("/0"),
+    "M19 a storage that is not there": tensor("1"),
+}
+
+BENIGN = pickled()
+BOMB = members(pickled(weight=tensor(numel=2**26, shape=(2**26,), stride=(1,))))[:2]
+CSR = {"state_dict": {"weight": torch.eye(3).to_sparse_csr()}}
+LEGACY = saved({"state_dict": {"weight": WEIGHT}}, _use_new_zipfile_serialization=False)
+
+# Wrong in what holds the pickle.
+FILES: dict[str, Callable[[], bytes]] = {
+    "M15 sparse CSR": lambda: saved(CSR),
+    "M15 sparse COO": lambda: saved({"state_dict": {"weight": torch.eye(3).to_sparse()}}),
+    "M16 bomb": lambda: zipped([*BOMB, ("archive/data/0", bytes(2**28))], "archive/data/0"),
+    "M16 deflated pickle": lambda: zipped(members(), "archive/data.pkl"),
+    "M17 two folders": lambda: zipped(members() + members(folder="other")),
+    "M17 two pickles": lambda: zipped([*members(), ("other/data.pkl", BENIGN)]),
+    "M17 a pickle further down": lambda: zipped([*members(), ("archive/a/data.pkl", BENIGN)]),
+    "M18 traversal": lambda: zipped([*members(), ("../evil", b"")]),
+    "M18 traversal inside": lambda: zipped([*members(), ("archive/../../evil", b"")]),
+    "M18 absolute": lambda: zipped([*members(), ("/evil", b"")]),
+    "M18 backslash": lambda: zipped([*members(), ("archive\\..\\evil", b"")]),
+    "M19 key and member": lambda: zipped(
+        [*members(pickled(weight=tensor("../0"))), ("archive/0", DATA)]
+    ),
+    "M20 data": lambda: zipped([*members(), ("archive/data/0", DATA)]),
+    "M20 pickle": lambda: zipped([*members(), ("archive/data.pkl", BENIGN)]),
+    "M21 directory": lambda: flagged(b"PK\1\2"),
+    "M21 local header": lambda: flagged(b"PK\3\4"),
+    "M21 both": lambda: flagged(b"PK\1\2", b"PK\3\4"),
+    "M21 local name": lambda: zipped(members()).replace(b"data.pkl", b"evil.pkl", 1),
+    "M22 without STOP": lambda: zipped(members(BENIGN[:-1])),
+    "M22 half": lambda: zipped(members(BENIGN[: len(BENIGN) // 2])),
+    "M22 empty": lambda: zipped(members(b"")),
+    "M22 legacy": lambda: LEGACY[: len(LEGACY) // 2],
+    "M22 legacy without its last number": lambda: LEGACY[:-4],
+    "M23 plain pickle": lambda: BENIGN,
+    "M23 plain pickle of protocol 0": lambda: b"(lp0\nF1.0\na.",
+    "M24 tar": tar,
+    "M25 zip for a pickle": lambda: zipped(members(zipped(members()))),
+    "M25 zip in a zip": lambda: zipped([("archive.pt", zipped(members()))]),
+    "empty": lambda: b"",
+    "text": lambda: b"weights are elsewhere\n",
+    "web page": lambda: b"<!doctype html>" * 99,
+    "zip of nothing": lambda: zipped([]),
+    "truncated zip": lambda: zipped(members())[:300],
+    "zip without its last byte": lambda: zipped(members())[:-1],
+}
+
+# Not a file, or none that ends.
+PLACES: dict[str, Callable[[Bench], Path]] = {
+    "M30 FIFO": Bench.fifo,
+    "M30 link to a FIFO": lambda at: at.link(at.fifo()),
+    "M30 directory": lambda at: at.folder,
+    "M30 device": lambda at: Path("/dev/zero"),
+    "M30 loop": lambda at: at.link("link.pt"),
+    "M30 nothing": lambda at: at.folder / "absent.pt",
+}
+
+CORPUS: dict[str, Callable[[Bench], Path]] = {
+    **{case: lambda at, make=make: at.zip(make(at)) for case, make in PAYLOADS.items()},
+    "M23 plain pickle with a payload": lambda at: at.file(pickled(call(SYSTEM, at.touch))),
+    "M23 legacy with a payload": lambda at: at.file(legacy(pickled(call(SYSTEM, at.touch)))),
+    **{case: lambda at, extra=extra: at.zip(extra) for case, extra in PICKLES.items()},
+    **{case: lambda at, weight=weight: at.zip(weight=weight) for case, weight in TENSORS.items()},
+    **{case: lambda at, make=make: at.file(make()) for case, make in FILES.items()},
+    **PLACES,
+}
+corpus = pytest.mark.parametrize("make", CORPUS.values(), ids=CORPUS)
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
