@@ -154,6 +154,38 @@ def evaluate(
     _end_with_refused(done.refused)
 
 
+@app.command("convert-weights")
+def convert_weights(
+    file: Annotated[Path, typer.Argument(help="A .pt, .pth or .safetensors file.")],
+    out: Annotated[Path, typer.Option("--out", help="The new model folder.")],
+    merging: Annotated[
+        str | None, typer.Option("--merging", help="legacy, complete or v2; known files know.")
+    ] = None,
+    contrasts: Annotated[
+        str, typer.Option("--contrasts", help="One a channel, in order: T1w,FLAIR.")
+    ] = "",
+    recipe: RecipeOption = None,
+    min_coverage: Annotated[
+        float, typer.Option("--min-coverage", help="Least share of the encoder that is there.")
+    ] = 0.95,
+) -> None:
+    """Turn published or foreign weights into a model folder, without running what is in them."""
+    from brainsegfounder.recipes import load_recipe
+    from brainsegfounder.workflows.convert import run_convert
+
+    done = run_convert(
+        file,
+        out,
+        merging=merging,
+        contrasts=[name.strip() for name in contrasts.split(",") if name.strip()],
+        recipe=load_recipe(recipe) if recipe else None,
+        min_coverage=min_coverage,
+    )
+    for line in done.lines():
+        typer.echo(line)
+    typer.echo(f"written: {out}")
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, what is missing, and what to run next."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 from brainsegfounder.errors import OutputExistsError, RunError
@@ -41,6 +42,32 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Move a finished folder into its place; the one that stood there is removed.
+
+    A process killed in between leaves the older one under `previous_folder(place)`, from where
+    `restore_folder` brings it back.
+    """
+    previous = previous_folder(place)
+    shutil.rmtree(previous, ignore_errors=True)
+    if place.exists():
+        place.replace(previous)
+    new.replace(place)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def previous_folder(place: Path) -> Path:
+    """Where `replace_folder` keeps the older folder for a moment."""
+    return place.with_name(f".{place.name}.previous")
+
+
+def restore_folder(place: Path) -> None:
+    """Undo a `replace_folder` that was cut off before the new folder was in its place."""
+    previous = previous_folder(place)
+    if previous.exists() and not place.exists():
+        previous.replace(place)
 
 
 def check_new_folder(path: Path, remedy: str = "Choose another --out, or remove it.") -> None:

@@ -37,7 +37,7 @@ from rich.progress import (
 )
 
 from brainsegfounder.errors import OutputExistsError, RecipeError
-from brainsegfounder.files import check_new_folder, write_text
+from brainsegfounder.files import check_new_folder, restore_folder, write_text
 from brainsegfounder.recipes import Recipe, dump_recipe, load_recipe
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
     saved = folder / "recipe.resolved.yaml"
     if resume and saved.is_file():
         _check_same_recipe(load_recipe(saved), recipe, folder)
+        restore_folder(Run(folder).model)
         return Run(folder)
     if saved.is_file():
         raise OutputExistsError(

@@ -6,7 +6,6 @@ would touch a canary; that each really would is tested with Python's own unpickl
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -40,13 +39,17 @@ MAX_RSS_BYTES = 200_000_000
 MAX_CPU_S = 1.0
 WEIGHT = torch.arange(4.0).reshape(2, 2)
 DATA = WEIGHT.numpy().tobytes()
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+UTF8 = b"\x08"  # flag of member names, as torch writes them
 
 # Starts the reader from a small process: a child's peak memory includes its parent's at the fork.
 LAUNCHER = """
-import json, os, sys
+import json, os, signal, sys
 command = [sys.executable, "-I", "-m", "brainsegfounder.models.torch_archive", sys.argv[1]]
-_, status, usage = os.wait4(os.posix_spawn(sys.executable, command, {}), 0)
+child = os.fork()
+if not child:
+    signal.alarm(20)  # a reader that hangs ends too
+    os.execve(sys.executable, command, {})
+_, status, usage = os.wait4(child, 0)
 code = os.waitstatus_to_exitcode(status)
 print(json.dumps([code, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime]))
 """
@@ -87,7 +90,7 @@ def name(module: str, attribute: str) -> bytes:
 
 
 def stacked_name(module: str, attribute: str) -> bytes:
-    return text(module) + text(attribute) + b"\x93"
+    return b"\x80\x04" + text(module) + text(attribute) + b"\x93"
 
 
 def call(function: bytes, *arguments: bytes) -> bytes:
@@ -105,9 +108,7 @@ def tensor(
     storage = row(text("storage"), kind, text(key), text("cpu"), number(numel)) + b"Q"
     sizes = [row(*map(number, values)) for values in (shape, stride)]
     hooks = call(name("collections", "OrderedDict"))
-    return call(
-        name("torch._utils", "_rebuild_tensor_v2"), storage, offset, *sizes, b"\x89", hooks
-    )
+    return call(name("torch._utils", "_rebuild_tensor_v2"), storage, offset, *sizes, b"\x89", hooks)
 
 
 def pickled(extra: bytes = b"N", weight: bytes | None = None) -> bytes:
@@ -124,14 +125,14 @@ def members(
     return [(f"{folder}/{part}", content) for part, content in parts.items()]
 
 
-def zipped(content: list[tuple[str, bytes]], deflate: str = "") -> bytes:
+def zipped(content: list[tuple[str, bytes]], deflate: str = "", flag: bytes = UTF8) -> bytes:
     """The bytes of an archive; the member named `deflate` is compressed."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for member, data in content:
             how = zipfile.ZIP_DEFLATED if member == deflate else zipfile.ZIP_STORED
             archive.writestr(member, data, how, compresslevel=1)
-    return buffer.getvalue()
+    return re.sub(rb"(?s)(PK\x03\x04..|PK\x01\x02....)\0\0", rb"\g<1>\0" + flag, buffer.getvalue())
 
 
 def saved(value: object, **options: object) -> bytes:
@@ -163,13 +164,6 @@ def tar() -> bytes:
             info.size = len(pickled())
             archive.addfile(info, io.BytesIO(pickled()))
     return buffer.getvalue()
-
-
-def legacy(body: bytes) -> bytes:
-    """Torch's container before the zip: four pickles, then the storages."""
-    system = table(little_endian=b"\x88", protocol_version=number(1001))
-    opening = LEGACY_MAGIC + b"\x80\x02" + number(1001) + b"." + b"\x80\x02" + system + b"."
-    return opening + body
 
 
 @dataclass(frozen=True)
@@ -213,9 +207,7 @@ class Bench:
         return started + b"q\x090" + call(stacked_name("subprocess", "Popen.wait"), b"h\x09")
 
     def hub(self) -> bytes:
-        self.file(f"from pathlib import Path\nPath({str(self.canary)!r}).touch()".encode(), "h.py")
-        (self.folder / "h.py").rename(self.folder / "hubconf.py")
-        return text(str(self.folder))
+        return text(str(self.file(self.python[5:], "hubconf.py").parent))
 
     def array(self) -> bytes:
         buffer = io.BytesIO()
@@ -285,7 +277,8 @@ TENSORS: dict[str, bytes] = {
     "M14 product": tensor(shape=(2**31,) * 3, stride=(2**62, 2**31, 1)),
     "M14 product that wraps to 0": tensor(shape=(2**62, 4), stride=(0, 1)),
     "M14 stride 0": tensor(shape=(2**40,), stride=(0,)),
-    "M14 an empty axis": tensor(shape=(0, 2**62), stride=(1, 1)),
+    "M14 an empty axis beside one beyond 64 bit": tensor(shape=(0, 2**70), stride=(1, 1)),
+    "M14 stride beyond 64 bit along an axis of 1": tensor(shape=(1,), stride=(2**70,)),
     "M19 storage key ../0": tensor("../0"),
     "M19 storage key /0": tensor("/0"),
     "M19 a storage that is not there": tensor("1"),
@@ -293,12 +286,12 @@ TENSORS: dict[str, bytes] = {
 
 BENIGN = pickled()
 BOMB = members(pickled(weight=tensor(numel=2**26, shape=(2**26,), stride=(1,))))[:2]
-CSR = {"state_dict": {"weight": torch.eye(3).to_sparse_csr()}}
 LEGACY = saved({"state_dict": {"weight": WEIGHT}}, _use_new_zipfile_serialization=False)
+LEGACY_OPENING = LEGACY[: LEGACY.index(text("state_dict")) - 5]
 
 # Wrong in what holds the pickle.
 FILES: dict[str, Callable[[], bytes]] = {
-    "M15 sparse CSR": lambda: saved(CSR),
+    "M15 sparse CSR": lambda: saved({"state_dict": {"weight": torch.eye(3).to_sparse_csr()}}),
     "M15 sparse COO": lambda: saved({"state_dict": {"weight": torch.eye(3).to_sparse()}}),
     "M16 bomb": lambda: zipped([*BOMB, ("archive/data/0", bytes(2**28))], "archive/data/0"),
     "M16 deflated pickle": lambda: zipped(members(), "archive/data.pkl"),
@@ -349,7 +342,9 @@ PLACES: dict[str, Callable[[Bench], Path]] = {
 CORPUS: dict[str, Callable[[Bench], Path]] = {
     **{case: lambda at, make=make: at.zip(make(at)) for case, make in PAYLOADS.items()},
     "M23 plain pickle with a payload": lambda at: at.file(pickled(call(SYSTEM, at.touch))),
-    "M23 legacy with a payload": lambda at: at.file(legacy(pickled(call(SYSTEM, at.touch)))),
+    "M23 legacy with a payload": lambda at: at.file(
+        LEGACY_OPENING + pickled(call(SYSTEM, at.touch))
+    ),
     **{case: lambda at, extra=extra: at.zip(extra) for case, extra in PICKLES.items()},
     **{case: lambda at, weight=weight: at.zip(weight=weight) for case, weight in TENSORS.items()},
     **{case: lambda at, make=make: at.file(make()) for case, make in FILES.items()},
@@ -361,3 +356,134 @@ corpus = pytest.mark.parametrize("make", CORPUS.values(), ids=CORPUS)
 @pytest.fixture
 def at(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
+
+
+@corpus
+def test_M01_to_M30_a_hostile_file_is_refused_by_name_and_nothing_in_it_runs(at, make):
+    path = make(at)
+    with pytest.raises(WeightsError) as caught:
+        read_foreign(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert not at.canary.exists()
+
+
+def start_reader(path: Path) -> tuple[dict[str, object], int, int, float]:
+    """What the reader's process prints, its exit code, its peak memory in bytes, its CPU time."""
+    command = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(path)]
+    done = subprocess.run(command, env={}, capture_output=True, check=False, timeout=30)
+    assert done.stderr == b""
+    *told, usage = done.stdout.splitlines()
+    return json.loads(told[0] if told else "{}"), *json.loads(usage)
+
+
+@corpus
+def test_M01_to_M30_the_reader_refuses_in_little_time_and_memory(at, make):
+    told, code, rss_bytes, cpu_s = start_reader(make(at))
+    assert told.keys() == {"error"}
+    assert code == 3
+    assert rss_bytes < MAX_RSS_BYTES
+    assert cpu_s < MAX_CPU_S
+    assert not at.canary.exists()
+
+
+@pytest.mark.parametrize("make", PAYLOADS.values(), ids=PAYLOADS)
+def test_M01_to_M10_each_payload_would_leave_the_canary_if_it_were_unpickled(at, make):
+    path = at.zip(make(at))
+    assert not at.canary.exists()
+    subprocess.run([sys.executable, "-c", VICTIM, str(path)], capture_output=True, check=False)
+    assert at.canary.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        saved({"state_dict": OrderedDict(weight=WEIGHT)}),
+        saved({"state_dict": OrderedDict(weight=WEIGHT.T.contiguous().T), "epoch": 7}),
+        LEGACY,
+        zipped(members()),
+        zipped(members(), flag=rb"\0"),
+        zipped(members(pickled(extra=row(b"}q\0", text("os system"), b"h\0")))),
+    ],
+    ids=["saved", "transposed", "legacy", "by hand", "without the UTF-8 flag", "with more"],
+)
+def test_M00_the_files_that_hostile_ones_are_made_from_are_read(at, content):
+    path = at.file(content)
+    told, code, *_ = start_reader(path)
+    assert code == 0
+    assert "weight" in told["tensors"]
+    tensors = read_foreign(path).tensors
+    assert list(tensors) == ["weight"]
+    assert torch.equal(tensors["weight"], WEIGHT)
+    assert tensors["weight"].dtype == torch.float32
+
+
+def test_M30_a_plain_link_to_a_file_is_followed(at):
+    tensors = read_foreign(at.link(at.zip())).tensors
+    assert torch.equal(tensors["weight"], WEIGHT)
+
+
+def safetensors(header: object, data: bytes = b"", length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(begin: int, end: int, *shape: int, dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+EMPTY = json.dumps(entry(0, 0, 0)).encode()
+ENTRY = json.dumps(entry(0, 16, 2, 2)).encode()
+SAFETENSORS: dict[str, Callable[[], bytes]] = {
+    "header of 2^63 bytes": lambda: safetensors({"a": entry(0, 16, 2, 2)}, DATA, 2**63),
+    "header longer than the file": lambda: safetensors({"a": entry(0, 16, 2, 2)}, DATA, 999),
+    "header that is not UTF-8": lambda: safetensors(b'{"\xff": %s}' % ENTRY, DATA),
+    "header that is a list": lambda: safetensors([entry(0, 16, 2, 2)], DATA),
+    "name twice": lambda: safetensors(b'{"a": %s, "a": %s}' % (ENTRY, ENTRY), DATA),
+    "overlap": lambda: safetensors({"a": entry(0, 12, 3), "b": entry(8, 16, 2)}, DATA),
+    "same place": lambda: safetensors({"a": entry(0, 16, 4), "b": entry(0, 16, 4)}, DATA),
+    "hole": lambda: safetensors({"a": entry(0, 4, 1), "b": entry(8, 16, 2)}, DATA),
+    "hole at the start": lambda: safetensors({"a": entry(8, 16, 2)}, DATA),
+    "more behind it": lambda: safetensors({"a": entry(0, 16, 4)}, DATA + zipped(members())),
+    "data cut short": lambda: safetensors({"a": entry(0, 16, 4)}, DATA[:-1]),
+    "offsets turned round": lambda: safetensors({"a": entry(16, 0, 4)}, DATA),
+    "offset below 0": lambda: safetensors({"a": entry(-16, 0, 4)}, DATA),
+    "shape that does not fit": lambda: safetensors({"a": entry(0, 16, 2, 3)}, DATA),
+    "shape that wraps to 0": lambda: safetensors({"a": entry(0, 0, 2**62, 4)}),
+    "unknown dtype": lambda: safetensors({"a": entry(0, 16, 4, dtype="F33")}, DATA),
+    "NaN": lambda: safetensors({"a": entry(0, 4, 1)}, struct.pack("<f", np.nan)),
+    "infinity": lambda: safetensors({"a": entry(0, 4, 1)}, struct.pack("<f", np.inf)),
+    "10^6 tensors": lambda: safetensors(
+        b"{%s}" % b",".join(b'"%d":%s' % (n, EMPTY) for n in range(1_000_000))
+    ),
+    "20 001 tensors": lambda: safetensors(dict.fromkeys(range(20_001), entry(0, 0, 0))),
+    "header of 5 MB": lambda: safetensors(
+        {"__metadata__": {"a": "a" * 5_000_000}, "a": entry(0, 16, 4)}, DATA
+    ),
+    "empty": lambda: b"",
+}
+
+
+@pytest.mark.parametrize("make", SAFETENSORS.values(), ids=SAFETENSORS)
+def test_M28_a_hostile_safetensors_file_is_refused_by_name(at, make):
+    path = at.file(make(), "a.safetensors")
+    with pytest.raises(WeightsError) as caught:
+        load_state(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_M28_sound_safetensors_are_read(at):
+    save_file({"weight": WEIGHT}, at.folder / "saved.safetensors")
+    by_hand = at.file(safetensors({"weight": entry(0, 16, 2, 2)}, DATA), "by-hand.safetensors")
+    for path in (at.folder / "saved.safetensors", by_hand):
+        assert torch.equal(load_state(path)["weight"], WEIGHT)
+
+
+def test_M29_right_names_with_one_wrong_shape_change_nothing():
+    network = SwinUNETR(1, 3, "nano")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    state = {key: value + 1 for key, value in before.items()}
+    wrong = next(key for key in state if key.endswith("weight"))
+    state[wrong] = state[wrong][:-1]
+    with pytest.raises(WeightsError, match=rf"^a\.pt: .*{re.escape(wrong)}"):
+        load_whole(network, state, "a.pt")
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

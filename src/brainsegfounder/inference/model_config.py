@@ -1,10 +1,11 @@
-"""`config.json` of a model folder: everything inference must know beside the weights."""
+"""`config.json` and `provenance.json` of a model folder: all that stands beside the weights."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,7 +20,10 @@ from brainsegfounder.recipes import (
     Section,
 )
 
+T = TypeVar("T")
+
 CONFIG_NAME = "config.json"
+PROVENANCE_NAME = "provenance.json"
 WEIGHTS_NAME = "model.safetensors"
 
 
@@ -91,13 +95,15 @@ def config_of(
 
 
 def write_config(folder: Path, config: ModelConfig) -> None:
-    """Write `config.json` into a model folder."""
-    text = json.dumps(config.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    write_text(folder / CONFIG_NAME, text + "\n")
+    """Write `config.json` and `provenance.json` into a model folder."""
+    settings = config.model_dump(mode="json", exclude={"provenance"})
+    for name, content in ((CONFIG_NAME, settings), (PROVENANCE_NAME, config.provenance)):
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        write_text(folder / name, text + "\n")
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Read the config of a model folder.
+    """Read the config of a model folder, with its provenance.
 
     Raises:
         WeightsError: There is none, or it is not valid; the message names the field.
@@ -108,9 +114,18 @@ def read_config(folder: Path) -> ModelConfig:
             f"{folder}: no {CONFIG_NAME} found; expected a model folder ({WEIGHTS_NAME} and "
             f"{CONFIG_NAME}) or a run that has one."
         )
+    config = _validated(path, ModelConfig.model_validate_json)
+    provenance = folder / PROVENANCE_NAME
+    facts = _validated(provenance, json.loads) if provenance.is_file() else {}
+    if not isinstance(facts, dict):
+        raise WeightsError(f"{provenance}: not a dictionary. Export or train the model again.")
+    return config.model_copy(update={"provenance": facts})
+
+
+def _validated(path: Path, parse: Callable[[str], T]) -> T:
     try:
-        return ModelConfig.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, OSError, UnicodeDecodeError) as error:
+        return parse(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
         reason = "; ".join(_field_errors(error)) if isinstance(error, ValidationError) else error
         raise WeightsError(f"{path}: {reason}. Export or train the model again.") from None
 

@@ -18,9 +18,11 @@ from brainsegfounder.errors import WeightsError
 from brainsegfounder.models.scales import SCALES, Scale
 from brainsegfounder.models.ssl_heads import SSLNetwork
 from brainsegfounder.models.swin_unetr import SwinUNETR
+from brainsegfounder.models.windows import relative_position_index
 
 _EMBEDDING = "patch_embed.proj.weight"
 _OUTPUT = "out.conv.conv.weight"
+_INDEX = ".relative_position_index"  # a buffer that every network of this kind has alike
 _ENCODER_NAMES = ("swinViT", "swin_vit", "swinvit", "encoder")
 _ENCODER_PART = re.compile(r"(patch_embed|layers[1-4]c?|norm|mask_token)(\.|$)")
 _BRATS = ("FLAIR", "T1ce", "T1w", "T2w")
@@ -151,7 +153,7 @@ def recognise(tensors: Mapping[str, Tensor], source: str) -> Recognised:
     in_channels, scale = _scale_of(shapes, source)
     out_channels = shapes[_OUTPUT][0] if _OUTPUT in shapes else None
     whole = _shapes_of(lambda: SwinUNETR(in_channels, out_channels or 1, scale))
-    is_whole = all(shapes.get(name) == shape for name, shape in whole.items() if _is_other(name))
+    is_whole = all(shapes.get(n) == shape for n, shape in whole.items() if not n.endswith(_INDEX))
     target = whole if is_whole else _shapes_of(lambda: SSLNetwork(in_channels, scale))
     kept = {}
     for name, old in names.items():
@@ -167,13 +169,14 @@ def recognise(tensors: Mapping[str, Tensor], source: str) -> Recognised:
         else:
             kept[name] = old
     encoder = {name: shape for name, shape in target.items() if not _is_other(name)}
-    floats = {n: torch.Size(s).numel() for n, s in encoder.items() if not n.endswith("_index")}
+    floats = {n: torch.Size(s).numel() for n, s in encoder.items() if not n.endswith(_INDEX)}
+    indices = {n: torch.from_numpy(relative_position_index()) for n in encoder if n not in floats}
     return Recognised(
         kind="segmentation" if is_whole else "pretraining",
         scale=scale,
         in_channels=in_channels,
         out_channels=out_channels if is_whole else None,
-        tensors={name: _as_float32(tensors[old]) for name, old in kept.items()},
+        tensors={**indices, **{name: _as_float32(tensors[old]) for name, old in kept.items()}},
         renamed={name: old for name, old in kept.items() if name != old},
         dropped=dropped,
         missing=tuple(name for name in floats if name not in kept),

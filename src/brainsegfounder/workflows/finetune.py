@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from brainsegfounder.data.loader import Batch, PatchSampling
 from brainsegfounder.errors import DataError
-from brainsegfounder.evaluation.metrics import RULES, RegionScore, dice, score_case, write_metrics
-from brainsegfounder.inference.model_config import ModelConfig, config_of
+from brainsegfounder.evaluation.metrics import (
+    RULES,
+    RegionScore,
+    dice,
+    score_case,
+    summarise,
+    write_metrics,
+)
 from brainsegfounder.inference.predictor import Predictor
 from brainsegfounder.models.swin_unetr import SwinUNETR
 from brainsegfounder.recipes import FinetuneSettings, Recipe
@@ -21,7 +28,7 @@ from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.training.loop import BatchOnDevice, LossParts, Validation
 from brainsegfounder.training.losses import class_targets, region_targets, segmentation_loss
 from brainsegfounder.volumes.nifti import write_nifti
-from brainsegfounder.workflows.model_folder import load_model
+from brainsegfounder.workflows.model_folder import add_metrics, load_model
 from brainsegfounder.workflows.reports import write_finetune_report
 from brainsegfounder.workflows.stage import Stage, open_stage, require, run_stage
 
@@ -50,11 +57,8 @@ def run_finetune(
     """
     settings = require(recipe.finetune, recipe, "finetune")
 
-    def make_config(provenance: dict[str, Any]) -> ModelConfig:
-        return config_of(recipe, "segmentation", provenance)
-
     stage = open_stage(
-        recipe, settings, make_config, data=data, out=out, start=start, fold=fold, resume=resume
+        recipe, settings, "segmentation", data=data, out=out, start=start, fold=fold, resume=resume
     )
     _start_from_prior(cast(SwinUNETR, stage.network), settings)
     cases = stage.cases(stage.split.train, labelled=True)
@@ -150,4 +154,5 @@ def _test(stage: Stage) -> list[RegionScore]:
         scores += score_case(case.case, labels, stage.store.reference(case), regions)
     facts = {"recipe": stage.recipe.name, "split_sha256": stage.split.sha256}
     write_metrics(stage.run.folder / "test", scores, RULES, facts)
+    add_metrics(stage.run.model, {name: asdict(row) for name, row in summarise(scores).items()})
     return scores

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling
-from brainsegfounder.inference.model_config import ModelConfig, config_of
 from brainsegfounder.models.ssl_heads import PretextOutputs
 from brainsegfounder.recipes import PretrainSettings, Recipe, TaskSettings
 from brainsegfounder.training.checkpoint import TrainingState
@@ -45,11 +44,8 @@ def run_pretrain(
     """
     settings = require(recipe.pretrain, recipe, "pretrain")
 
-    def make_config(provenance: dict[str, Any]) -> ModelConfig:
-        return config_of(recipe, "pretraining", provenance)
-
     stage = open_stage(
-        recipe, settings, make_config, data=data, out=out, start=start, fold=fold, resume=resume
+        recipe, settings, "pretraining", data=data, out=out, start=start, fold=fold, resume=resume
     )
     state = run_stage(
         stage,

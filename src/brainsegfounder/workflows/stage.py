@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ from brainsegfounder.data.splits import Split, split_subjects
 from brainsegfounder.data.store import Store, StoredCase, check_store, open_store
 from brainsegfounder.errors import RecipeError, UsageError
 from brainsegfounder.files import sha256
-from brainsegfounder.inference.model_config import WEIGHTS_NAME, ModelConfig, read_config
+from brainsegfounder.inference.model_config import WEIGHTS_NAME, ModelConfig, config_of, read_config
 from brainsegfounder.models.weights import LoadReport, load_encoder, load_state
 from brainsegfounder.recipes import Recipe, StageSettings, dump_recipe
 from brainsegfounder.runs import Run, open_run, progress, write_provenance
@@ -25,6 +27,7 @@ from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.training.loop import Job, LossFunction, Validation, train
 from brainsegfounder.workflows.model_folder import (
     build_network,
+    check_sums,
     choose_device,
     model_folder,
     place,
@@ -32,6 +35,11 @@ from brainsegfounder.workflows.model_folder import (
 )
 
 SectionT = TypeVar("SectionT")
+
+log = logging.getLogger(__name__)
+
+# What a model that began as another must still say about its origin.
+INHERITED = ("trained_on", "licence", "notice_of_origin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ class Stage:
 def open_stage(
     recipe: Recipe,
     settings: StageSettings,
-    make_config: Callable[[dict[str, Any]], ModelConfig],
+    kind: Literal["segmentation", "pretraining"],
     *,
     data: Path,
     out: Path,
@@ -88,7 +96,7 @@ def open_stage(
     Args:
         recipe: The whole recipe.
         settings: The stage's section.
-        make_config: From provenance to the config of the model this stage makes.
+        kind: Of the model that this stage makes.
         data: The store.
         out: The run's folder.
         start: A run or model folder whose encoder is the start, or None for random weights.
@@ -105,7 +113,9 @@ def open_stage(
     check_store(store, recipe)
     split = _split(store, recipe, fold)
     device = choose_device()
+    recipe = _inherit_merging(recipe, start)
     torch.manual_seed(recipe.seed)
+    make_config = partial(config_of, recipe, kind)
     network = build_network(make_config({}), recipe.model)
     transfer, start_facts = _transfer(network, recipe, settings, start)
     _check_unseen(store, split.test, start_facts, start)
@@ -123,8 +133,10 @@ def open_stage(
         "seed": recipe.seed,
         "sha256": identity,
         "fold": fold,
-        "start": {k: v for k, v in start_facts.items() if k != "seen_scans"} or "random weights",
+        "start": {k: v for k, v in start_facts.items() if k not in ("seen_scans", "inherited")}
+        or "random weights",
         "seen_scans": sorted(seen.union(start_facts.get("seen_scans", ()))),
+        **start_facts.get("inherited", {}),
     }
     names = {
         "train_subjects": list(split.train),
@@ -228,14 +240,33 @@ def _split(store: Store, recipe: Recipe, fold: int | None) -> Split:
     return split_subjects(subjects, recipe.split, fold)
 
 
+def _inherit_merging(recipe: Recipe, start: Path | None) -> Recipe:
+    """Merge patches as the start weights were trained to; shapes would not tell a difference."""
+    if start is None:
+        return recipe
+    merging = read_config(model_folder(start)).merging
+    if merging == recipe.model.merging:
+        return recipe
+    log.info("merging %s, as %s was trained, instead of %s", merging, start, recipe.model.merging)
+    model = recipe.model.model_copy(update={"merging": merging})
+    return recipe.model_copy(update={"model": model})
+
+
 def _transfer(
     network: nn.Module, recipe: Recipe, settings: StageSettings, start: Path | None
 ) -> tuple[LoadReport | None, dict[str, Any]]:
     if start is None:
         return None, {}
     folder = model_folder(start)
+    check_sums(folder)
     config = read_config(folder)
     weights = folder / WEIGHTS_NAME
+    if config.provenance.get("trained_on"):
+        log.warning(
+            "%s has seen %s; scores on scans of these are worthless",
+            config.name,
+            ", ".join(config.provenance["trained_on"]),
+        )
     report = load_encoder(
         network,
         load_state(weights),
@@ -249,8 +280,9 @@ def _transfer(
     facts = {
         "name": config.name,
         "weights_sha256": sha256(weights),
-        "trained_on": config.provenance.get("sha256", {}),
+        "trained_on": config.provenance.get("sha256", config.provenance.get("trained_on", {})),
         "seen_scans": config.provenance.get("seen_scans", []),
+        "inherited": {key: config.provenance[key] for key in INHERITED if key in config.provenance},
         "report": {key: value for key, value in report.to_json().items() if key != "source"},
     }
     return report, facts
