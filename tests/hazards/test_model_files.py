@@ -17,7 +17,6 @@ import tarfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +46,7 @@ import json, os, signal, sys
 command = [sys.executable, "-I", "-m", "brainsegfounder.models.torch_archive", sys.argv[1]]
 child = os.fork()
 if not child:
-    signal.alarm(20)  # a reader that hangs ends too
+    signal.alarm(10)  # a reader that hangs ends too
     os.execve(sys.executable, command, {})
 _, status, usage = os.wait4(child, 0)
 code = os.waitstatus_to_exitcode(status)
@@ -97,13 +96,7 @@ def call(function: bytes, *arguments: bytes) -> bytes:
     return function + row(*arguments) + b"R"
 
 
-def tensor(
-    key: str = "0",
-    numel: int = 4,
-    offset: bytes = number(0),
-    shape: tuple[int, ...] = (2, 2),
-    stride: tuple[int, ...] = (2, 1),
-) -> bytes:
+def tensor(key="0", numel=4, offset=b"K\0", shape=(2, 2), stride=(2, 1)) -> bytes:
     kind = name("torch", "FloatStorage")
     storage = row(text("storage"), kind, text(key), text("cpu"), number(numel)) + b"Q"
     sizes = [row(*map(number, values)) for values in (shape, stride)]
@@ -111,17 +104,12 @@ def tensor(
     return call(name("torch._utils", "_rebuild_tensor_v2"), storage, offset, *sizes, b"\x89", hooks)
 
 
-def pickled(extra: bytes = b"N", weight: bytes | None = None) -> bytes:
-    """`{"extra": ..., "state_dict": {"weight": ...}}`."""
-    weight = tensor() if weight is None else weight
+def pickled(extra: bytes = b"N", weight: bytes = tensor()) -> bytes:
     return b"\x80\x02" + table(extra=extra, state_dict=table(weight=weight)) + b"."
 
 
-def members(
-    pickle: bytes | None = None, data: bytes = DATA, folder: str = "archive"
-) -> list[tuple[str, bytes]]:
-    pickle = pickled() if pickle is None else pickle
-    parts = {"data.pkl": pickle, "version": b"3\n", "data/0": data}
+def members(pickle: bytes = pickled(), folder: str = "archive") -> list[tuple[str, bytes]]:
+    parts = {"data.pkl": pickle, "version": b"3\n", "data/0": DATA}
     return [(f"{folder}/{part}", content) for part, content in parts.items()]
 
 
@@ -149,48 +137,37 @@ def flagged(*headers: bytes) -> bytes:
     return bytes(content)
 
 
-def memo_bomb(pair: Callable[[bytes], bytes], start: bytes) -> bytes:
-    """60 levels, each made from the memo'd one before; written out, 2^60 items."""
-    levels = [start + b"q\0"]
-    levels += [b"0" + pair(b"h" + bytes([n])) + b"q" + bytes([n + 1]) for n in range(60)]
-    return b"".join(levels)
+def crowded() -> bytes:
+    """The benign archive, its directory repeated until it names 300 000 members."""
+    content = zipped(members())
+    start = content.index(b"PK\1\2")
+    directory, end = content[start:-22] * 100_000, content[-22:]
+    size = struct.pack("<I", len(directory))
+    return content[:start] + directory + end[:12] + size + end[16:]
 
 
-def tar() -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for part in ("sys_info", "pickle", "tensors", "storages"):
-            info = tarfile.TarInfo(part)
-            info.size = len(pickled())
-            archive.addfile(info, io.BytesIO(pickled()))
-    return buffer.getvalue()
+def levels(number_of: int, pair: Callable[[bytes], bytes], start: bytes) -> bytes:
+    """A row of levels, each made from the one before by way of the memo."""
+    puts = [b"q" + bytes([n]) for n in range(number_of)]
+    gets = [b"h" + bytes([n]) for n in range(number_of)]
+    return row(start, puts[0], *(pair(g) + p for g, p in zip(gets, puts[1:], strict=False)))
 
 
-@dataclass(frozen=True)
 class Bench:
     """A folder to lay files in, and a canary that a payload would leave there."""
 
-    folder: Path
-
-    @property
-    def canary(self) -> Path:
-        return self.folder / "canary"
-
-    @property
-    def touch(self) -> bytes:
-        return text(f"touch {self.canary}")
-
-    @property
-    def python(self) -> bytes:
-        return text(f"__import__('pathlib').Path({str(self.canary)!r}).touch()")
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.canary = folder, folder / "canary"
+        self.touch = text(f"touch {self.canary}")
+        self.python = text(f"__import__('pathlib').Path({str(self.canary)!r}).touch()")
 
     def file(self, content: bytes, called: str = "a.pt") -> Path:
         path = self.folder / called
         path.write_bytes(content)
         return path
 
-    def zip(self, extra: bytes = b"N", weight: bytes | None = None, data: bytes = DATA) -> Path:
-        return self.file(zipped(members(pickled(extra, weight), data)))
+    def zip(self, *pickle: bytes, **parts: bytes) -> Path:
+        return self.file(zipped(members(pickled(*pickle, **parts))))
 
     def link(self, target: Path | str, called: str = "link.pt") -> Path:
         path = self.folder / called
@@ -219,23 +196,21 @@ class Bench:
 
 SYSTEM = name("os", "system")
 GETATTR = name("builtins", "getattr")
+OS = call(name("builtins", "__import__"), text("os"))
 THING = call(name("__main__", "Thing"))
 EXTEND = call(name("copyreg", "add_extension"), text("os"), text("system"), number(1))
 
 # Run when unpickled.
 PAYLOADS: dict[str, Callable[[Bench], bytes]] = {
     "M01 os.system": lambda at: call(SYSTEM, at.touch),
-    "M01 posix.system": lambda at: call(name("posix", "system"), at.touch),
     "M02 eval": lambda at: call(name("builtins", "eval"), at.python),
-    "M02 exec as of Python 2": lambda at: call(name("__builtin__", "eval"), at.python),
+    "M02 eval of Python 2": lambda at: call(name("__builtin__", "eval"), at.python),
     "M03 torch.hub": lambda at: call(name("torch.hub", "_load_local"), at.hub(), text("a")),
     "M04 dotted": lambda at: call(stacked_name("torch", "os.system"), at.touch),
-    "M05 Popen": lambda at: at.popen(),
-    "M06 getattr chain": lambda at: call(
-        call(GETATTR, call(name("builtins", "__import__"), text("os")), text("system")), at.touch
-    ),
+    "M05 Popen": Bench.popen,
+    "M06 getattr chain": lambda at: call(call(GETATTR, OS, text("system")), at.touch),
     "M07 numpy.load": lambda at: call(name("numpy", "load"), at.array(), b"N", b"\x88"),
-    "M08 copyreg and EXT1": lambda at: EXTEND + b"0" + call(b"\x82\x01", at.touch),
+    "M08 copyreg and EXT1": lambda at: row(EXTEND, call(b"\x82\x01", at.touch)),
     "M09 INST": lambda at: b"(" + at.touch + b"ios\nsystem\n",
     "M09 OBJ": lambda at: b"(" + SYSTEM + at.touch + b"o",
     "M10 BUILD": lambda at: THING + table(__setstate__=SYSTEM) + b"b" + at.touch + b"b",
@@ -243,20 +218,20 @@ PAYLOADS: dict[str, Callable[[Bench], bytes]] = {
 
 # Wrong in the pickle of a sound archive, in other ways.
 PICKLES: dict[str, bytes] = {
+    "M01 a name that clears the screen": stacked_name("os", "\x1b[2J\nsystem"),
     "M03 torch.hub.load": call(name("torch.hub", "load"), text("owner/repo"), text("entry")),
-    "M04 dotted GLOBAL": call(name("torch", "os.system"), text("true")),
-    "M04 dotted below an allowed name": stacked_name("collections", "OrderedDict.__init__"),
+    "M04 below an allowed name": stacked_name("collections", "OrderedDict.__init__"),
     "M08 EXT1": b"\x82\x01",
-    "M08 EXT2": b"\x83\x01\0",
-    "M08 EXT4": b"\x84\x01\0\0\0",
-    "M08 copyreg": call(name("copyreg", "_reconstructor"), *[name("builtins", "object")] * 2, b"N"),
+    "M08 copyreg": name("copyreg", "_reconstructor"),
+    "M09 INST of an allowed name": b"(icollections\nOrderedDict\n",
+    "M09 OBJ of an allowed name": b"(ccollections\nOrderedDict\no",
     "M10 __setstate__ of text": THING + table(__setstate__=text("a")) + b"b",
     "M26 tuples": b")" + b"\x85" * 100_000,
     "M26 lists": b"]" * 100_000 + b"a" * 99_999,
-    "M26 dictionaries": b"}" + b"}X\1\0\0\0a" * 100_000 + b"N" + b"s" * 100_000,
-    "M27 tuples": memo_bomb(lambda one: one * 2 + b"\x86", row(number(1))),
-    "M27 wide tuples": memo_bomb(lambda one: row(*[one] * 10), row(number(1))),
-    "M27 dictionaries of tensors": memo_bomb(lambda one: table(a=one, b=one), tensor()),
+    "M27 tuples": levels(60, lambda one: one * 2 + b"\x86", row(number(1))),
+    "M27 tensors": levels(60, lambda one: table(a=one, b=one), table(a=tensor())),
+    "M27 keys": row(levels(20, lambda one: one * 2 + b"\x86", b")"), b"}h\x13Ns" * 1000),
+    "M27 lists": row(b"]" * 1_000_000),
 }
 
 # Wrong in the one tensor.
@@ -268,26 +243,23 @@ TENSORS: dict[str, bytes] = {
     "M12 offset": tensor(offset=number(1)),
     "M12 shape": tensor(shape=(2, 3)),
     "M12 stride": tensor(stride=(3, 1)),
-    "M12 offset below 0": tensor(offset=number(-1)),
-    "M12 offset of text": tensor(offset=text("0")),
-    "M12 offset beyond 64 bit": tensor(offset=number(2**64)),
     "M12 fewer strides than axes": tensor(stride=(1,)),
     "M13 stride": tensor(offset=number(3), stride=(-2, -1)),
-    "M13 shape": tensor(shape=(-2, -2)),
     "M14 product": tensor(shape=(2**31,) * 3, stride=(2**62, 2**31, 1)),
     "M14 product that wraps to 0": tensor(shape=(2**62, 4), stride=(0, 1)),
     "M14 stride 0": tensor(shape=(2**40,), stride=(0,)),
-    "M14 an empty axis beside one beyond 64 bit": tensor(shape=(0, 2**70), stride=(1, 1)),
-    "M14 stride beyond 64 bit along an axis of 1": tensor(shape=(1,), stride=(2**70,)),
-    "M19 storage key ../0": tensor("../0"),
-    "M19 storage key /0": tensor("/0"),
-    "M19 a storage that is not there": tensor("1"),
+    "M14 beyond 64 bit beside an empty axis": tensor(shape=(0, 2**70)),
+    "M14 stride beyond 64 bit on an axis of 1": tensor(shape=(1,), stride=(2**70,)),
+    "M19 key of 10^6 letters": tensor("a" * 1_000_000),
+    "M19 key of no storage": tensor("1"),
 }
 
+TAR = [tarfile.TarInfo(part).tobuf() for part in ("sys_info", "pickle", "tensors", "storages")]
 BENIGN = pickled()
-BOMB = members(pickled(weight=tensor(numel=2**26, shape=(2**26,), stride=(1,))))[:2]
 LEGACY = saved({"state_dict": {"weight": WEIGHT}}, _use_new_zipfile_serialization=False)
 LEGACY_OPENING = LEGACY[: LEGACY.index(text("state_dict")) - 5]
+BOMB = members(pickled(weight=tensor(numel=2**26, shape=(2**26,), stride=(1,))))[:2]
+DOTS = [*members(pickled(weight=tensor("../0"))), ("archive/0", DATA)]
 
 # Wrong in what holds the pickle.
 FILES: dict[str, Callable[[], bytes]] = {
@@ -295,42 +267,38 @@ FILES: dict[str, Callable[[], bytes]] = {
     "M15 sparse COO": lambda: saved({"state_dict": {"weight": torch.eye(3).to_sparse()}}),
     "M16 bomb": lambda: zipped([*BOMB, ("archive/data/0", bytes(2**28))], "archive/data/0"),
     "M16 deflated pickle": lambda: zipped(members(), "archive/data.pkl"),
+    "M16 many members": crowded,
     "M17 two folders": lambda: zipped(members() + members(folder="other")),
-    "M17 two pickles": lambda: zipped([*members(), ("other/data.pkl", BENIGN)]),
-    "M17 a pickle further down": lambda: zipped([*members(), ("archive/a/data.pkl", BENIGN)]),
     "M18 traversal": lambda: zipped([*members(), ("../evil", b"")]),
-    "M18 traversal inside": lambda: zipped([*members(), ("archive/../../evil", b"")]),
     "M18 absolute": lambda: zipped([*members(), ("/evil", b"")]),
     "M18 backslash": lambda: zipped([*members(), ("archive\\..\\evil", b"")]),
-    "M19 key and member": lambda: zipped(
-        [*members(pickled(weight=tensor("../0"))), ("archive/0", DATA)]
-    ),
+    "M19 key ../0 of a member": lambda: zipped(DOTS),
     "M20 data": lambda: zipped([*members(), ("archive/data/0", DATA)]),
     "M20 pickle": lambda: zipped([*members(), ("archive/data.pkl", BENIGN)]),
     "M21 directory": lambda: flagged(b"PK\1\2"),
     "M21 local header": lambda: flagged(b"PK\3\4"),
-    "M21 both": lambda: flagged(b"PK\1\2", b"PK\3\4"),
     "M21 local name": lambda: zipped(members()).replace(b"data.pkl", b"evil.pkl", 1),
     "M22 without STOP": lambda: zipped(members(BENIGN[:-1])),
-    "M22 half": lambda: zipped(members(BENIGN[: len(BENIGN) // 2])),
     "M22 empty": lambda: zipped(members(b"")),
-    "M22 legacy": lambda: LEGACY[: len(LEGACY) // 2],
     "M22 legacy without its last number": lambda: LEGACY[:-4],
     "M23 plain pickle": lambda: BENIGN,
-    "M23 plain pickle of protocol 0": lambda: b"(lp0\nF1.0\na.",
-    "M24 tar": tar,
+    "M24 tar": lambda: b"".join(TAR) + bytes(1024),
     "M25 zip for a pickle": lambda: zipped(members(zipped(members()))),
-    "M25 zip in a zip": lambda: zipped([("archive.pt", zipped(members()))]),
+    "M27 a long text": lambda: zipped(
+        members(pickled(row(text("a" * 60_000_000 + "\N{BRAIN}"), SYSTEM)))
+    ),
     "empty": lambda: b"",
     "text": lambda: b"weights are elsewhere\n",
-    "web page": lambda: b"<!doctype html>" * 99,
-    "zip of nothing": lambda: zipped([]),
     "truncated zip": lambda: zipped(members())[:300],
-    "zip without its last byte": lambda: zipped(members())[:-1],
 }
 
-# Not a file, or none that ends.
-PLACES: dict[str, Callable[[Bench], Path]] = {
+CORPUS: dict[str, Callable[[Bench], Path]] = {
+    **{case: lambda at, make=make: at.zip(make(at)) for case, make in PAYLOADS.items()},
+    **{case: lambda at, extra=extra: at.zip(extra) for case, extra in PICKLES.items()},
+    **{case: lambda at, weight=weight: at.zip(weight=weight) for case, weight in TENSORS.items()},
+    **{case: lambda at, make=make: at.file(make()) for case, make in FILES.items()},
+    "M23 payload": lambda at: at.file(pickled(call(SYSTEM, at.touch))),
+    "M23 payload, legacy": lambda at: at.file(LEGACY_OPENING + pickled(call(SYSTEM, at.touch))),
     "M30 FIFO": Bench.fifo,
     "M30 link to a FIFO": lambda at: at.link(at.fifo()),
     "M30 directory": lambda at: at.folder,
@@ -338,19 +306,17 @@ PLACES: dict[str, Callable[[Bench], Path]] = {
     "M30 loop": lambda at: at.link("link.pt"),
     "M30 nothing": lambda at: at.folder / "absent.pt",
 }
-
-CORPUS: dict[str, Callable[[Bench], Path]] = {
-    **{case: lambda at, make=make: at.zip(make(at)) for case, make in PAYLOADS.items()},
-    "M23 plain pickle with a payload": lambda at: at.file(pickled(call(SYSTEM, at.touch))),
-    "M23 legacy with a payload": lambda at: at.file(
-        LEGACY_OPENING + pickled(call(SYSTEM, at.touch))
-    ),
-    **{case: lambda at, extra=extra: at.zip(extra) for case, extra in PICKLES.items()},
-    **{case: lambda at, weight=weight: at.zip(weight=weight) for case, weight in TENSORS.items()},
-    **{case: lambda at, make=make: at.file(make()) for case, make in FILES.items()},
-    **PLACES,
-}
-corpus = pytest.mark.parametrize("make", CORPUS.values(), ids=CORPUS)
+# What the refusal must say, so that no case is refused for something else.
+SAYS = {
+    "M01": "system", "M02": "eval", "M03": "torch.hub", "M04": "os.system|__init__", "M05": "Popen",
+    "M06": "getattr", "M07": "numpy load", "M08": "EXT1|copyreg", "M09": "INST|OBJ|os system",
+    "M10": "os system|special", "M11": "storage of|natural", "M12": "outside|natural|strides",
+    "M13": "natural", "M14": "tensor|number", "M15": "sparse", "M16": "compressed|members",
+    "M17": "2 members", "M18": "evil", "M19": "storage", "M20": "twice", "M21": "flag|two ways",
+    "M22": "damaged|beyond", "M23": "neither|os system", "M24": "neither", "M25": "damaged",
+    "M26": "nested", "M27": "nested|opcodes|a pickle of|tuple", "M30": "regular|cannot be",
+}  # fmt: skip
+corpus = pytest.mark.parametrize("case", CORPUS)
 
 
 @pytest.fixture
@@ -359,11 +325,15 @@ def at(tmp_path: Path) -> Bench:
 
 
 @corpus
-def test_M01_to_M30_a_hostile_file_is_refused_by_name_and_nothing_in_it_runs(at, make):
-    path = make(at)
+def test_M01_to_M30_a_hostile_file_is_refused_by_name_and_nothing_in_it_runs(at, case):
+    path = CORPUS[case](at)
     with pytest.raises(WeightsError) as caught:
         read_foreign(path)
-    assert str(caught.value).startswith(f"{path}: ")
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert re.search(SAYS.get(case[:3], ""), message.removeprefix(f"{path}: "))
+    assert message.isprintable()
+    assert len(message) < 2000
     assert not at.canary.exists()
 
 
@@ -377,8 +347,8 @@ def start_reader(path: Path) -> tuple[dict[str, object], int, int, float]:
 
 
 @corpus
-def test_M01_to_M30_the_reader_refuses_in_little_time_and_memory(at, make):
-    told, code, rss_bytes, cpu_s = start_reader(make(at))
+def test_M01_to_M30_the_reader_refuses_in_little_time_and_memory(at, case):
+    told, code, rss_bytes, cpu_s = start_reader(CORPUS[case](at))
     assert told.keys() == {"error"}
     assert code == 3
     assert rss_bytes < MAX_RSS_BYTES
@@ -386,10 +356,9 @@ def test_M01_to_M30_the_reader_refuses_in_little_time_and_memory(at, make):
     assert not at.canary.exists()
 
 
-@pytest.mark.parametrize("make", PAYLOADS.values(), ids=PAYLOADS)
-def test_M01_to_M10_each_payload_would_leave_the_canary_if_it_were_unpickled(at, make):
-    path = at.zip(make(at))
-    assert not at.canary.exists()
+@pytest.mark.parametrize("case", PAYLOADS)
+def test_M01_to_M10_each_payload_would_leave_the_canary_if_it_were_unpickled(at, case):
+    path = at.zip(PAYLOADS[case](at))
     subprocess.run([sys.executable, "-c", VICTIM, str(path)], capture_output=True, check=False)
     assert at.canary.exists()
 
@@ -402,19 +371,17 @@ def test_M01_to_M10_each_payload_would_leave_the_canary_if_it_were_unpickled(at,
         LEGACY,
         zipped(members()),
         zipped(members(), flag=rb"\0"),
-        zipped(members(pickled(extra=row(b"}q\0", text("os system"), b"h\0")))),
+        zipped(members(pickled(extra=levels(9, row, row(text("os system")))))),
     ],
     ids=["saved", "transposed", "legacy", "by hand", "without the UTF-8 flag", "with more"],
 )
 def test_M00_the_files_that_hostile_ones_are_made_from_are_read(at, content):
     path = at.file(content)
     told, code, *_ = start_reader(path)
-    assert code == 0
-    assert "weight" in told["tensors"]
-    tensors = read_foreign(path).tensors
-    assert list(tensors) == ["weight"]
-    assert torch.equal(tensors["weight"], WEIGHT)
-    assert tensors["weight"].dtype == torch.float32
+    assert (code, list(told["tensors"])) == (0, ["weight"])
+    (weight,) = read_foreign(path).tensors.values()
+    assert torch.equal(weight, WEIGHT)
+    assert weight.dtype == torch.float32
 
 
 def test_M30_a_plain_link_to_a_file_is_followed(at):
@@ -423,49 +390,39 @@ def test_M30_a_plain_link_to_a_file_is_followed(at):
 
 
 def safetensors(header: object, data: bytes = b"", length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + data
+    head = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(head) if length is None else length) + head + data
 
 
 def entry(begin: int, end: int, *shape: int, dtype: str = "F32") -> dict[str, object]:
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
 
 
-EMPTY = json.dumps(entry(0, 0, 0)).encode()
 ENTRY = json.dumps(entry(0, 16, 2, 2)).encode()
 SAFETENSORS: dict[str, Callable[[], bytes]] = {
     "header of 2^63 bytes": lambda: safetensors({"a": entry(0, 16, 2, 2)}, DATA, 2**63),
     "header longer than the file": lambda: safetensors({"a": entry(0, 16, 2, 2)}, DATA, 999),
     "header that is not UTF-8": lambda: safetensors(b'{"\xff": %s}' % ENTRY, DATA),
-    "header that is a list": lambda: safetensors([entry(0, 16, 2, 2)], DATA),
     "name twice": lambda: safetensors(b'{"a": %s, "a": %s}' % (ENTRY, ENTRY), DATA),
     "overlap": lambda: safetensors({"a": entry(0, 12, 3), "b": entry(8, 16, 2)}, DATA),
-    "same place": lambda: safetensors({"a": entry(0, 16, 4), "b": entry(0, 16, 4)}, DATA),
     "hole": lambda: safetensors({"a": entry(0, 4, 1), "b": entry(8, 16, 2)}, DATA),
-    "hole at the start": lambda: safetensors({"a": entry(8, 16, 2)}, DATA),
     "more behind it": lambda: safetensors({"a": entry(0, 16, 4)}, DATA + zipped(members())),
     "data cut short": lambda: safetensors({"a": entry(0, 16, 4)}, DATA[:-1]),
     "offsets turned round": lambda: safetensors({"a": entry(16, 0, 4)}, DATA),
-    "offset below 0": lambda: safetensors({"a": entry(-16, 0, 4)}, DATA),
     "shape that does not fit": lambda: safetensors({"a": entry(0, 16, 2, 3)}, DATA),
     "shape that wraps to 0": lambda: safetensors({"a": entry(0, 0, 2**62, 4)}),
     "unknown dtype": lambda: safetensors({"a": entry(0, 16, 4, dtype="F33")}, DATA),
     "NaN": lambda: safetensors({"a": entry(0, 4, 1)}, struct.pack("<f", np.nan)),
-    "infinity": lambda: safetensors({"a": entry(0, 4, 1)}, struct.pack("<f", np.inf)),
-    "10^6 tensors": lambda: safetensors(
-        b"{%s}" % b",".join(b'"%d":%s' % (n, EMPTY) for n in range(1_000_000))
-    ),
+    "10^6 tensors": lambda: safetensors(dict.fromkeys(range(1_000_000), entry(0, 0, 0))),
     "20 001 tensors": lambda: safetensors(dict.fromkeys(range(20_001), entry(0, 0, 0))),
-    "header of 5 MB": lambda: safetensors(
-        {"__metadata__": {"a": "a" * 5_000_000}, "a": entry(0, 16, 4)}, DATA
-    ),
+    "header of 5 MB": lambda: safetensors({"__metadata__": {"a": "a" * 5_000_000}}),
     "empty": lambda: b"",
 }
 
 
-@pytest.mark.parametrize("make", SAFETENSORS.values(), ids=SAFETENSORS)
-def test_M28_a_hostile_safetensors_file_is_refused_by_name(at, make):
-    path = at.file(make(), "a.safetensors")
+@pytest.mark.parametrize("case", SAFETENSORS)
+def test_M28_a_hostile_safetensors_file_is_refused_by_name(at, case):
+    path = at.file(SAFETENSORS[case](), "a.safetensors")
     with pytest.raises(WeightsError) as caught:
         load_state(path)
     assert str(caught.value).startswith(f"{path}: ")

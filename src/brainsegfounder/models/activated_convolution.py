@@ -32,16 +32,15 @@ from brainsegfounder.models.slabs import (
     as_voxels,
     channels_last,
     empty_map,
+    row_spans,
     runs_on_plain_cpu,
+    with_neighbours,
 )
-
-# Fewer rows at a time make the convolution itself slow, more leave the cache.
-ROWS_BYTES = 12 << 20
 
 
 def activate_and_convolve(x_BCIJK: Tensor, layer: nn.Conv3d) -> Tensor:
     """Normalise, activate and convolve with a 3x3x3 kernel; the input may be overwritten."""
-    if not runs_on_plain_cpu(x_BCIJK) or len(_spans(x_BCIJK)) == 1:
+    if not runs_on_plain_cpu(x_BCIJK) or len(row_spans(x_BCIJK)) == 1:
         return convolve(normalise_and_activate(x_BCIJK, overwrite=True), layer)
     out: Tensor = _ActivateAndConvolve.apply(  # type: ignore[no-untyped-call]
         channels_last(x_BCIJK), channels_last(layer.weight)
@@ -49,19 +48,12 @@ def activate_and_convolve(x_BCIJK: Tensor, layer: nn.Conv3d) -> Tensor:
     return out
 
 
-def _spans(x_BCIJK: Tensor) -> list[tuple[int, int]]:
-    """First and last row, exclusive, of each part of a map."""
-    num_rows = x_BCIJK.shape[2]
-    step = max(1, ROWS_BYTES // (x_BCIJK[0, :, 0].numel() * x_BCIJK.element_size()))
-    return [(first, min(first + step, num_rows)) for first in range(0, num_rows, step)]
-
-
 class _Rows:
     """Gives some rows of a map, activated and with one more row on either side."""
 
     def __init__(self, x_BCIJK: Tensor, moments: Moments) -> None:
         self.x_BCIJK, self.line = x_BCIJK, as_line(moments)
-        self.spans = _spans(x_BCIJK)
+        self.spans = row_spans(x_BCIJK)
         _, c, _, j, k = x_BCIJK.shape
         longest = self.spans[0][1] - self.spans[0][0]
         self._buffer_BCRJK = empty_map((1, c, longest + 2, j, k), x_BCIJK.dtype)
@@ -110,16 +102,6 @@ def _rows_as_voxels(x_BCIJK: Tensor, case: int, first: int, last: int) -> Tensor
     return as_voxels(x_BCIJK[case : case + 1, :, first:last])[0]
 
 
-def _with_neighbours(x_BCIJK: Tensor, case: int, first: int, last: int) -> Tensor:
-    """Rows [first - 1, last + 1) of a map, zero outside."""
-    start, stop = max(first - 1, 0), min(last + 1, x_BCIJK.shape[2])
-    rows_BCRJK = x_BCIJK[case : case + 1, :, start:stop]
-    if stop - start == last - first + 2:
-        return rows_BCRJK
-    outside = (start - first + 1, last + 1 - stop)
-    return channels_last(functional.pad(rows_BCRJK, (0, 0, 0, 0, *outside)))
-
-
 class _ActivateAndConvolve(torch.autograd.Function):
     """Keeps its input and two numbers a channel."""
 
@@ -153,7 +135,7 @@ class _ActivateAndConvolve(torch.autograd.Function):
                 weight_FCIJK,
             )
             activated_grad_BCRJK = functional.conv3d(
-                _with_neighbours(grad_BFIJK, case, first, last), mirrored_CFIJK, padding=(0, 1, 1)
+                with_neighbours(grad_BFIJK, case, first, last), mirrored_CFIJK, padding=(0, 1, 1)
             )
             result_SC = _rows_as_voxels(result_BCIJK, case, first, last)
             normalised_SC = rows.normalised(case, first, last)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from brainsegfounder.models.activated_convolution import activate_and_convolve
 from brainsegfounder.models.convolution import (
+    add_convolved_double,
     convolve,
-    convolve_doubled,
     make_convolution,
     pays_to_join,
 )
@@ -118,7 +118,7 @@ class DecoderBlock(nn.Module):
         doubling_CMIJK = self.transp_conv.conv.weight
         of_doubled, of_skip = layer.weight.chunk(2, dim=1)
         y_BCIJK = convolve(skip_BCIJK, layer, of_skip)
-        return y_BCIJK.add_(convolve_doubled(x_BCIJK, doubling_CMIJK, of_doubled))
+        return add_convolved_double(y_BCIJK, x_BCIJK, doubling_CMIJK, of_doubled)
 
 
 class Output(nn.Module):

@@ -7,7 +7,7 @@ for 8 instead of 27 products a voxel.
 """
 
 # Shape letters in this file: B cases, C channels, M channels between two layers, F channels out,
-# I J K axes of a feature map or kernel.
+# I J K axes of a feature map or kernel, R rows along I.
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-from brainsegfounder.models.slabs import channels_last, runs_on_plain_cpu
+from brainsegfounder.models.slabs import (
+    channels_last,
+    row_spans,
+    runs_on_plain_cpu,
+    with_neighbours,
+)
 
 # PyTorch convolves a single float32 case with C * I * J up to this number by a loop that is about
 # ten times slower than oneDNN (`use_mkldnn` in ATen/native/Convolution.cpp).
@@ -55,28 +61,63 @@ def convolve(x_BCIJK: Tensor, layer: nn.Conv3d, weight_FCIJK: Tensor | None = No
 
 
 def pays_to_join(x_BCIJK: Tensor) -> bool:
-    """Whether `convolve_doubled` is faster for a coarse map than one layer after the other."""
+    """Whether `add_convolved_double` is faster for a coarse map than one layer after the other."""
     num_voxels = 8 * len(x_BCIJK) * x_BCIJK[0, 0].numel()
     is_worth_it = num_voxels >= _VOXELS_PER_CHANNEL_TO_JOIN * x_BCIJK.shape[1]
     return is_worth_it and runs_on_plain_cpu(x_BCIJK)
 
 
-def convolve_doubled(x_BCIJK: Tensor, doubling_CMIJK: Tensor, weight_FMIJK: Tensor) -> Tensor:
-    """Double each axis by a transposed convolution, and convolve the result, in one step.
+def add_convolved_double(
+    y_BFIJK: Tensor, x_BCIJK: Tensor, doubling_CMIJK: Tensor, weight_FMIJK: Tensor
+) -> Tensor:
+    """Double each axis by a transposed convolution, convolve the result, and add it, in one step.
 
     Exact at the borders too: outside the fine map there is nothing that the coarse one would not
     have outside itself.
 
     Args:
+        y_BFIJK: What to add to, in place; shape (B, F, 2I, 2J, 2K), channels last.
         x_BCIJK: Coarse feature map.
         doubling_CMIJK: Kernel of 2x2x2, applied at a stride of 2.
-        weight_FMIJK: Kernel of odd size n, which keeps the size.
-
-    Returns:
-        Shape (B, F, 2I, 2J, 2K).
+        weight_FMIJK: Kernel of 1x1x1 or 3x3x3, which keeps the size.
     """
-    size = weight_FMIJK.shape[-1]
-    joined_CFIJK = functional.conv3d(doubling_CMIJK, weight_FMIJK, padding=size - 1)
-    return functional.conv_transpose3d(
-        channels_last(x_BCIJK), channels_last(joined_CFIJK), stride=2, padding=size // 2
+    joined_CFIJK = functional.conv3d(
+        doubling_CMIJK, weight_FMIJK, padding=weight_FMIJK.shape[-1] - 1
     )
+    out: Tensor = _AddDouble.apply(  # type: ignore[no-untyped-call]
+        y_BFIJK, channels_last(x_BCIJK), channels_last(joined_CFIJK)
+    )
+    return out
+
+
+class _AddDouble(torch.autograd.Function):
+    """Adds a transposed convolution of stride 2, some rows at a time; keeps the coarse map."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, y_BFIJK: Tensor, x_BCIJK: Tensor, kernel_CFIJK: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BCIJK, kernel_CFIJK)
+        ctx.mark_dirty(y_BFIJK)
+        border = kernel_CFIJK.shape[-1] // 2 - 1
+        # Rows come with a neighbour on either side, which gives two rows too many on either side.
+        padding = (border + 2, border, border)
+        for case in range(len(x_BCIJK)):
+            for first, last in row_spans(y_BFIJK):
+                rows = (case, first // 2, -(-last // 2))
+                fine_BFRJK = functional.conv_transpose3d(
+                    with_neighbours(x_BCIJK, *rows), kernel_CFIJK, stride=2, padding=padding
+                )
+                skipped = first - 2 * rows[1]
+                fine_BFRJK = fine_BFRJK[:, :, skipped : skipped + last - first]
+                y_BFIJK[case : case + 1, :, first:last].add_(fine_BFRJK)
+        return y_BFIJK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_BFIJK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x_BCIJK, kernel_CFIJK = ctx.saved_tensors  # type: ignore[attr-defined]
+        border = kernel_CFIJK.shape[-1] // 2 - 1
+        grad_x_BCIJK, grad_kernel_CFIJK, _ = torch.ops.aten.convolution_backward(
+            *(channels_last(grad_BFIJK), x_BCIJK, kernel_CFIJK, None, [2, 2, 2], [border] * 3),
+            *([1, 1, 1], True, [0, 0, 0], 1, [True, True, False]),
+        )
+        return grad_BFIJK, grad_x_BCIJK, grad_kernel_CFIJK

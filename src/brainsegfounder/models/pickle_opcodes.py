@@ -18,7 +18,9 @@ ITEM_BYTES = {
     "Byte": 1, "Bool": 1,
 }  # fmt: skip
 
-MAX_OPCODES = 400_000
+MAX_OPCODES = 200_000
+MAX_NUMBER = 1 << 48
+MAX_SHOWN = 80
 MAX_DEPTH = 100
 MAX_SIZE = 5_000_000
 
@@ -156,7 +158,7 @@ class Interpreter:
     def _set_items(self, items: list[Any]) -> None:
         target = expect(self.stack[-1], dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[expect(key, (str, int, float, bool, type(None), tuple))] = value
+            target[expect(key, (str, int, float, bool, type(None)))] = value
         self._grow(target, items)
 
     def _memoize(self, place: int | None) -> None:
@@ -165,7 +167,7 @@ class Interpreter:
     def _global(self, name: str) -> None:
         known = _DICTIONARIES | _SEQUENCES | _VALUES | {_TENSOR, _PARAMETER}
         if name not in known and not _STORAGE.fullmatch(name) and not _SHELL.fullmatch(name):
-            raise RefusedError(f"refers to '{name}', which no saved weights need")
+            raise RefusedError(f"refers to {_short(name)}, which no saved weights need")
         self.stack.append(Global(name))
 
     def _stack_global(self, _: Any) -> None:
@@ -222,7 +224,7 @@ class Interpreter:
         if what != "storage" or kind is None or any(part is not None for part in view):
             raise RefusedError("refers to something that is not a plain storage")
         if not re.fullmatch(r"[0-9]{1,20}", expect(key, str)):
-            raise RefusedError(f"storage key {key!r}, expected a number")
+            raise RefusedError(f"storage key {_short(key)}, expected a number")
         storage = Storage(kind[1], key, _natural(num_items))
         if self.storages.setdefault(key, storage) != storage:
             raise RefusedError(f"storage {key} is described in two ways")
@@ -269,9 +271,14 @@ def expect(value: Any, kind: Any) -> Any:
     return value
 
 
+def _short(text: str) -> str:
+    """A text of the file as it may be printed: no control characters, not long."""
+    return repr(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
+
+
 def _natural(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise RefusedError(f"the number {value!r} where a natural one must stand")
+        raise RefusedError(f"{_short(str(value)[:MAX_SHOWN])} where a natural number must stand")
     return value
 
 
@@ -283,6 +290,8 @@ def _view(storage: Any, offset: Any, shape: Any, strides: Any) -> TensorPlace:
     if len(shape) != len(strides) or len(shape) > 8:
         raise RefusedError(f"a tensor of shape {shape} with strides {strides}")
     num_items = math.prod(shape)
+    if any(n > MAX_NUMBER for n in (offset, *shape, *strides)):
+        raise RefusedError("a tensor with numbers beyond any file")
     reach = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
     if num_items > storage.num_items or (num_items and offset + reach > storage.num_items):
         raise RefusedError(

@@ -5,7 +5,8 @@ for it costs more than the arithmetic of a pass. So what follows a convolution i
 """
 
 # Shape letters in this file: B cases, C channels, I J K axes of a feature map, V = I*J*K voxels,
-# N slabs, S voxels of a slab. Maps are in channels-last layout, so that (B, V, C) is a view.
+# N slabs, S voxels of a slab, R rows
+# along I. Maps are in channels-last layout, so that (B, V, C) is a view.
 
 from __future__ import annotations
 
@@ -13,9 +14,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 # A slab, its result and what is between them share a core's part of the cache.
 SLAB_BYTES = 1 << 20
+# Rows for a convolution: fewer at a time make it slow, more leave the cache.
+ROWS_BYTES = 12 << 20
 
 
 def runs_on_plain_cpu(x: Tensor) -> bool:
@@ -32,6 +36,23 @@ def channels_last(x_BCIJK: Tensor) -> Tensor:
 def empty_map(shape: tuple[int, int, int, int, int], dtype: torch.dtype) -> Tensor:
     """A feature map (B, C, I, J, K) in channels-last layout, not yet filled."""
     return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last_3d)
+
+
+def row_spans(x_BCIJK: Tensor) -> list[tuple[int, int]]:
+    """First and last row along I, exclusive, of each part of a map that is convolved at once."""
+    num_rows = x_BCIJK.shape[2]
+    step = max(1, ROWS_BYTES // (x_BCIJK[0, :, 0].numel() * x_BCIJK.element_size()))
+    return [(first, min(first + step, num_rows)) for first in range(0, num_rows, step)]
+
+
+def with_neighbours(x_BCIJK: Tensor, case: int, first: int, last: int) -> Tensor:
+    """Rows [first - 1, last + 1) of a case, zero outside the map; shape (1, C, R + 2, J, K)."""
+    start, stop = max(first - 1, 0), min(last + 1, x_BCIJK.shape[2])
+    rows_BCRJK = x_BCIJK[case : case + 1, :, start:stop]
+    if stop - start == last - first + 2:
+        return rows_BCRJK
+    outside = (start - first + 1, last + 1 - stop)
+    return channels_last(functional.pad(rows_BCRJK, (0, 0, 0, 0, *outside)))
 
 
 class Slabs:

@@ -26,8 +26,9 @@ from brainsegfounder.models.pickle_opcodes import (
     expect,
 )
 
-MAX_PICKLE_BYTES = 64 << 20
+MAX_PICKLE_BYTES = 16 << 20
 MAX_MEMBERS = 20_000
+MAX_DIRECTORY_BYTES = 4 << 20
 MAX_NAME = 512
 MEMORY_BYTES = 512 << 20
 CPU_SECONDS = 60
@@ -48,6 +49,8 @@ def read_index(path: Path) -> dict[str, Any]:
     Raises:
         RefusedError: The file is not an honest archive of weights; says why.
     """
+    if not path.is_file():
+        raise RefusedError("not a regular file")
     interpreter = Interpreter()
     with path.open("rb") as file:
         if file.read(4) == b"PK\x03\x04":
@@ -76,6 +79,7 @@ def read_index(path: Path) -> dict[str, Any]:
 
 def _read_zip(file: IO[bytes], interpreter: Interpreter) -> tuple[Any, dict[str, tuple[int, int]]]:
     """The object of a zip archive, and start and length of each storage."""
+    _check_directory(file)
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
@@ -99,6 +103,27 @@ def _read_zip(file: IO[bytes], interpreter: Interpreter) -> tuple[Any, dict[str,
     root = interpreter.run(_window(file, length))
     data = f"{folder}data/"
     return root, {n.removeprefix(data): place for n, place in places.items() if n.startswith(data)}
+
+
+def _check_directory(file: IO[bytes]) -> None:
+    """Bound the length of the list of members, which `zipfile` would read as a whole."""
+    file.seek(0, 2)
+    end = file.tell()
+    file.seek(max(0, end - (1 << 16) - 22))
+    tail = file.read()
+    found = tail.rfind(b"PK\x05\x06")
+    if found < 0 or len(tail) - found < 22:
+        raise RefusedError("a damaged zip archive (it has no end)")
+    count, num_bytes = struct.unpack("<HI", tail[found + 10 : found + 16])
+    if count != 0xFFFF and count <= MAX_MEMBERS and num_bytes <= MAX_DIRECTORY_BYTES:
+        return
+    # A long list has its numbers in a 64-bit record before the end.
+    longer = tail.rfind(b"PK\x06\x06", 0, found)
+    if longer < 0 or len(tail) - longer < 56:
+        raise RefusedError("a zip archive with too many members")
+    count, num_bytes = struct.unpack("<QQ", tail[longer + 32 : longer + 48])
+    if count > MAX_MEMBERS or num_bytes > MAX_DIRECTORY_BYTES:
+        raise RefusedError("a zip archive with too many members")
 
 
 def _place(file: IO[bytes], member: zipfile.ZipInfo) -> tuple[int, int]:
@@ -218,6 +243,7 @@ def _limit() -> None:
     """Bound memory, time and processes, and end at the first act that reading never needs."""
     import resource
 
+    "".encode("cp437")  # `zipfile` decodes old names with it, and nothing is imported later
     for what, most in (
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_CPU, CPU_SECONDS),

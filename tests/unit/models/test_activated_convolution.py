@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from brainsegfounder.models import activated_convolution
+from brainsegfounder.models import slabs
 from brainsegfounder.models.activated_convolution import activate_and_convolve
 from brainsegfounder.models.convolution import make_convolution
 from brainsegfounder.models.normalisation import NEGATIVE_SLOPE
@@ -19,7 +19,7 @@ def plain(x, layer):
 def test_values_and_gradients_are_those_of_one_layer_after_the_other(
     rows, memory_format, monkeypatch
 ):
-    monkeypatch.setattr(activated_convolution, "ROWS_BYTES", rows * 3 * 4 * 5 * 8)
+    monkeypatch.setattr(slabs, "ROWS_BYTES", rows * 3 * 4 * 5 * 8)
     torch.manual_seed(0)
     layer = make_convolution(3, 6, 3, bias=False).double()
     x = (2 + torch.randn(2, 3, 7, 4, 5)).double().to(memory_format=memory_format).requires_grad_()

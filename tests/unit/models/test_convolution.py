@@ -3,7 +3,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from brainsegfounder.models.convolution import convolve, convolve_doubled, make_convolution
+from brainsegfounder.models import slabs
+from brainsegfounder.models.convolution import add_convolved_double, convolve, make_convolution
+from brainsegfounder.models.slabs import channels_last
 
 
 # A single small case, a single large one, a batch, a width of whole blocks, and a 1x1x1 kernel.
@@ -32,12 +34,22 @@ def test_convolution_and_its_gradients_do_not_depend_on_the_path(
         torch.testing.assert_close(gradient.double(), double.double(), rtol=0, atol=1e-4 * scale)
 
 
+# Eight fine rows of 3 channels in double precision: all at once, or 1, 2 or 3 at a time.
+@pytest.mark.parametrize("rows", [8, 1, 2, 3])
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_doubled_map_is_convolved_in_one_step(size):
+def test_a_doubled_map_is_convolved_and_added_in_one_step(size, rows, monkeypatch):
+    monkeypatch.setattr(slabs, "ROWS_BYTES", rows * 3 * 6 * 4 * 8)
     torch.manual_seed(0)
-    coarse = torch.randn(2, 5, 3, 4, 2, dtype=torch.float64)
-    doubling = torch.randn(5, 4, 2, 2, 2, dtype=torch.float64)
-    kernel = torch.randn(3, 4, size, size, size, dtype=torch.float64)
+    coarse = torch.randn(2, 5, 4, 3, 2, dtype=torch.float64, requires_grad=True)
+    doubling = torch.randn(5, 4, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    kernel = torch.randn(3, 4, size, size, size, dtype=torch.float64, requires_grad=True)
+    start = torch.randn(2, 3, 8, 6, 4, dtype=torch.float64, requires_grad=True)
+    tensors = (start, coarse, doubling, kernel)
     fine = functional.conv_transpose3d(coarse, doubling, stride=2)
-    expected = functional.conv3d(fine, kernel, padding=size // 2)
-    torch.testing.assert_close(convolve_doubled(coarse, doubling, kernel), expected)
+    expected = start + functional.conv3d(fine, kernel, padding=size // 2)
+    found = add_convolved_double(channels_last(start * 1), coarse, doubling, kernel)
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found.sin().sum(), tensors)
+    exact = torch.autograd.grad(expected.sin().sum(), tensors)
+    for one, other in zip(gradients, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
