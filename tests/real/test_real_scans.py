@@ -4,14 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from brainsegfounder.data.layouts import read_cases
 from brainsegfounder.data.splits import split_subjects
 from brainsegfounder.inference.model_config import config_of
+from brainsegfounder.models.ssl_heads import SSLNetwork
+from brainsegfounder.models.swin_unetr import SwinUNETR
+from brainsegfounder.models.weights import load_encoder, load_state
 from brainsegfounder.recipes import load_recipe
 from brainsegfounder.volumes.geometry import resample_labels_to
 from brainsegfounder.volumes.nifti import read_labels, read_nifti
 from brainsegfounder.volumes.preparation import prepare_case, undo_labels
+from brainsegfounder.workflows.convert import run_convert
 from brainsegfounder.workflows.model_folder import build_network, save_model
 from brainsegfounder.workflows.predict import run_predict
 
@@ -101,3 +106,46 @@ def test_the_original_and_its_cropped_copy_prepare_to_the_same_voxels(real_data:
     moved = resample_labels_to(labels[1], labels[0].grid)
     same = moved.voxels == labels[0].voxels
     assert same.mean() > 0.999
+
+
+@pytest.mark.parametrize("start", [("T1w",), ("T1w", "FLAIR")])
+def test_one_and_two_contrast_encoders_begin_on_a_real_case_of_four(
+    real_data: Path, tmp_path: Path, start: tuple[str, ...]
+) -> None:
+    recipe = load_recipe("open-glioma", ["model.scale=nano"])
+    torch.manual_seed(0)
+    state = {f"module.{k}": v for k, v in SSLNetwork(len(start), "nano").state_dict().items()}
+    torch.save({"epoch": 1, "state_dict": state}, tmp_path / "model_weights_UKB-pretrain.pt")
+    run_convert(tmp_path / "model_weights_UKB-pretrain.pt", tmp_path / "start")
+
+    case = read_cases([real_data / "brats_case_original"])[0]
+    prepared = prepare_case(
+        case.case, case.contrasts, recipe.data.contrasts, recipe.preparation, case.label
+    )
+    patch = torch.from_numpy(prepared.image.voxels[:, 40:104, 40:104, 40:104])[None]
+    contrasts = recipe.data.contrasts
+    embeddings = {}
+    for new_contrast in ("mean", "kaiming"):
+        network = SwinUNETR(4, 3, "nano", "legacy").eval()
+        report = load_encoder(
+            network,
+            load_state(tmp_path / "start" / "model.safetensors"),
+            source_contrasts=start,
+            target_contrasts=contrasts,
+            source_merging="legacy",
+            new_contrast=new_contrast,
+        )
+        assert set(report.missing) == set()
+        only_known = torch.zeros_like(patch)
+        for name in start:
+            only_known[:, contrasts.index(name)] = patch[:, contrasts.index(name)]
+        with torch.no_grad():
+            embeddings[new_contrast] = network.swinViT.patch_embed(only_known)
+            assert bool(torch.isfinite(network(patch)).all())
+    source = SSLNetwork(len(start), "nano", "legacy")
+    source.load_state_dict(load_state(tmp_path / "start" / "model.safetensors"))
+    known = patch[:, [contrasts.index(name) for name in start]]
+    with torch.no_grad():
+        expected = source.swinViT.patch_embed(known)
+    for found in embeddings.values():
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
