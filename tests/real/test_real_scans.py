@@ -119,9 +119,8 @@ def test_one_and_two_contrast_encoders_begin_on_a_real_case_of_four(
     run_convert(tmp_path / "model_weights_UKB-pretrain.pt", tmp_path / "start")
 
     case = read_cases([real_data / "brats_case_original"])[0]
-    prepared = prepare_case(
-        case.case, case.contrasts, recipe.data.contrasts, recipe.preparation, case.label
-    )
+    settings = recipe.preparation.model_copy(update={"spacing_mm": None})
+    prepared = prepare_case(case.case, case.contrasts, recipe.data.contrasts, settings, case.label)
     patch = torch.from_numpy(prepared.image.voxels[:, 40:104, 40:104, 40:104])[None]
     contrasts = recipe.data.contrasts
     embeddings = {}

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import brainsegfounder
 from brainsegfounder.errors import CheckpointError, OutputExistsError, UsageError
+from brainsegfounder.models.ssl_heads import SSLNetwork
 from brainsegfounder.recipes import Recipe, load_recipe
 from brainsegfounder.volumes.nifti import read_labels, read_nifti
+from brainsegfounder.workflows.convert import run_convert
 from brainsegfounder.workflows.evaluate import case_name, run_evaluate
 from brainsegfounder.workflows.finetune import run_finetune
+from brainsegfounder.workflows.model_folder import load_model
 from brainsegfounder.workflows.predict import run_predict
 from brainsegfounder.workflows.pretrain import run_pretrain
 
@@ -60,7 +64,7 @@ def test_the_config_tells_what_the_model_wants_and_where_it_comes_from(finetuned
     assert config["contrasts"] == ["T1w", "T1ce", "T2w", "FLAIR"]
     assert config["labels"] == {"necrosis": 1, "oedema": 2, "enhancing": 4}
     assert config["preparation"]["spacing_mm"] == [3.0, 3.0, 3.0]
-    provenance = config["provenance"]
+    provenance = json.loads((finetuned / "model" / "provenance.json").read_text())
     assert provenance["start"]["report"]["encoder_coverage"] == pytest.approx(1.0)
     assert provenance["versions"]["brainsegfounder"] == brainsegfounder.__version__
 
@@ -164,7 +168,8 @@ def test_start_weights_that_saw_a_held_out_subject_are_refused(
 def test_a_model_folder_names_no_subject_and_no_folder(
     cohort: Path, finetuned: Path, bids_tree: Path
 ) -> None:
-    text = (finetuned / "model" / "config.json").read_text()
+    files = ("config.json", "provenance.json", "README.md")
+    text = "".join((finetuned / "model" / name).read_text() for name in files)
     assert "sub-0" not in text
     assert str(cohort) not in text
     assert str(finetuned.parent) not in text
@@ -182,3 +187,18 @@ def test_contrasts_given_as_single_files_are_one_case(
     done = run_predict(files, finetuned, tmp_path / "out")
     assert list(done.files) == ["anna"]
     assert (tmp_path / "out" / "anna_seg.nii.gz").is_file()
+
+
+def test_training_from_converted_weights_inherits_their_merging_and_origin(
+    cohort: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "model_weights_BRATS-pretrain.pt"
+    torch.save({"state_dict": SSLNetwork(4, "nano", "legacy").state_dict()}, file)
+    run_convert(file, tmp_path / "start")
+    run_finetune(_recipe("finetune"), cohort, tmp_path / "run", start=tmp_path / "start", fold=0)
+    model = load_model(tmp_path / "run", "cpu")
+    assert model.config.merging == model.network.merging == "legacy"
+    assert "BraTS 2021" in model.config.provenance["trained_on"]
+    assert "UK Biobank" in (tmp_path / "run" / "model" / "README.md").read_text()
+    adapted = model.config.provenance["start"]["report"]["adapted"]
+    assert "T1w, T1ce, T2w, FLAIR" in adapted["swinViT.patch_embed.proj.weight"]
