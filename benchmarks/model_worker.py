@@ -158,7 +158,7 @@ def write_model(_: dict[str, Any]) -> dict[str, Any]:
     from brainsegfounder.workflows.model_folder import build_network, save_model
 
     folder = Path(tempfile.mkdtemp())
-    config = config_of(load_recipe("paper-brats21"), "segmentation", {})
+    config = config_of(load_recipe("paper-brats21", ["model.scale=tiny"]), "segmentation", {})
     save_model(folder, build_network(config), config)
     return {"folder": str(folder)}
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-from brainsegfounder.models.convolution import convolve
+from brainsegfounder.models import winograd
+from brainsegfounder.models.convolution import convolve, mirrored
+from brainsegfounder.models.maps import empty_map
 from brainsegfounder.models.normalisation import (
     NEGATIVE_SLOPE,
     Moments,
@@ -31,7 +33,6 @@ from brainsegfounder.models.slabs import (
     Slabs,
     as_voxels,
     channels_last,
-    empty_map,
     row_spans,
     runs_on_plain_cpu,
     with_neighbours,
@@ -40,10 +41,11 @@ from brainsegfounder.models.slabs import (
 
 def activate_and_convolve(x_BCIJK: Tensor, layer: nn.Conv3d) -> Tensor:
     """Normalise, activate and convolve with a 3x3x3 kernel; the input may be overwritten."""
-    if not runs_on_plain_cpu(x_BCIJK) or len(row_spans(x_BCIJK)) == 1:
+    is_plain = runs_on_plain_cpu(x_BCIJK) and layer.bias is None
+    if not (is_plain and winograd.pays(x_BCIJK.shape, layer.out_channels)):
         return convolve(normalise_and_activate(x_BCIJK, overwrite=True), layer)
     out: Tensor = _ActivateAndConvolve.apply(  # type: ignore[no-untyped-call]
-        channels_last(x_BCIJK), channels_last(layer.weight)
+        channels_last(x_BCIJK), layer.weight
     )
     return out
 
@@ -111,10 +113,10 @@ class _ActivateAndConvolve(torch.autograd.Function):
         moments = moments_of(x_BCIJK, Slabs(x_BCIJK))
         rows = _Rows(x_BCIJK, moments)
         out_BFIJK = empty_map((b, len(weight_FCIJK), i, j, k), x_BCIJK.dtype)
+        kernel = winograd.RowConvolution(weight_FCIJK)
         for case, first, last in rows.walk():
-            out_BFIJK[case : case + 1, :, first:last] = functional.conv3d(
-                rows.activated(case, first, last), weight_FCIJK, padding=(0, 1, 1)
-            )
+            part_BFRJK = out_BFIJK[case : case + 1, :, first:last]
+            kernel.apply(rows.activated(case, first, last), part_BFRJK)
         ctx.save_for_backward(x_BCIJK, weight_FCIJK, *moments)
         return out_BFIJK
 
@@ -123,37 +125,22 @@ class _ActivateAndConvolve(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad_BFIJK: Tensor) -> tuple[Tensor, Tensor]:
         x_BCIJK, weight_FCIJK, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
         grad_BFIJK, moments = channels_last(grad_BFIJK), Moments(*kept)
-        rows, result_BCIJK = _Rows(x_BCIJK, moments), torch.empty_like(x_BCIJK)
-        # Through a convolution, a gradient is convolved with the mirrored kernel.
-        mirrored_CFIJK = channels_last(weight_FCIJK.flip(2, 3, 4).transpose(0, 1))
-        weight_grad_FCIJK = torch.zeros_like(weight_FCIJK)
+        rows, result_BCIJK = _Rows(x_BCIJK, moments), empty_map(x_BCIJK.shape, x_BCIJK.dtype)
+        kernel = winograd.RowConvolution(mirrored(weight_FCIJK))
+        gradient = winograd.RowKernelGradient(weight_FCIJK)
         grad_sums_BNC, along_sums_BNC = rows.sums(), rows.sums()
         for case, first, last in rows.walk():
-            weight_grad_FCIJK += _weight_gradient(
-                grad_BFIJK[case : case + 1, :, first:last],
-                rows.activated(case, first, last),
-                weight_FCIJK,
-            )
-            activated_grad_BCRJK = functional.conv3d(
-                with_neighbours(grad_BFIJK, case, first, last), mirrored_CFIJK, padding=(0, 1, 1)
-            )
+            part_BFRJK = grad_BFIJK[case : case + 1, :, first:last]
+            gradient.add(rows.activated(case, first, last), part_BFRJK)
+            activated_grad_BCRJK = result_BCIJK[case : case + 1, :, first:last]
+            kernel.apply(with_neighbours(grad_BFIJK, case, first, last), activated_grad_BCRJK)
             result_SC = _rows_as_voxels(result_BCIJK, case, first, last)
             normalised_SC = rows.normalised(case, first, last)
-            before_activation(as_voxels(activated_grad_BCRJK)[0], normalised_SC, out=result_SC)
+            before_activation(result_SC, normalised_SC, out=result_SC)
             part = (case, rows.number(first))
             torch.sum(result_SC, 0, out=grad_sums_BNC[part])
             torch.sum(normalised_SC.mul_(result_SC), 0, out=along_sums_BNC[part])
         before_normalising(
             result_BCIJK, grad_sums_BNC, along_sums_BNC, x_BCIJK, moments, result_BCIJK
         )
-        return result_BCIJK, weight_grad_FCIJK
-
-
-def _weight_gradient(grad_BFRJK: Tensor, rows_BCRJK: Tensor, weight_FCIJK: Tensor) -> Tensor:
-    """The gradient of a kernel from some rows, whose neighbours are given with them."""
-    _, gradient_FCIJK, _ = torch.ops.aten.convolution_backward(
-        *(grad_BFRJK, rows_BCRJK, weight_FCIJK, None, [1, 1, 1], [0, 1, 1], [1, 1, 1]),
-        *(False, [0, 0, 0], 1, [False, True, False]),
-    )
-    result: Tensor = gradient_FCIJK
-    return result
+        return result_BCIJK, gradient.result()

@@ -79,7 +79,9 @@ class ResidualBlock(nn.Module):
         if not (runs_on_plain_cpu(shortcut_BCIJK) and shortcut_BCIJK.requires_grad):
             return normalise_add_and_activate(second_BCIJK, shortcut_BCIJK, normalise_shortcut=True)
         with forget(shortcut_BCIJK, make_shortcut):
-            return normalise_add_and_activate(second_BCIJK, shortcut_BCIJK, normalise_shortcut=True)
+            return normalise_add_and_activate(
+                second_BCIJK, shortcut_BCIJK, normalise_shortcut=True, shortcut_is_forgotten=True
+            )
 
 
 class EncoderBlock(nn.Module):

@@ -1,13 +1,14 @@
-"""Convolutions along the path of PyTorch that is fastest on a CPU; elsewhere as they are.
+"""Convolutions along the path that is fastest on a CPU; elsewhere as they are.
 
-Three things decide the speed of a 3-D convolution on a CPU: that oneDNN does it, that it gets its
-maps in channels-last layout, and that work which cancels is not done. Doubling a map by a
+Maps are in channels-last layout. Large ones are convolved some rows at a time with half the
+products, and results go to memory that is used again; a convolution of single voxels is one matrix
+product; so is one of few voxels and many channels, where PyTorch is slow. Doubling a map by a
 transposed convolution and convolving the result is one transposed convolution with a larger kernel,
 for 8 instead of 27 products a voxel.
 """
 
 # Shape letters in this file: B cases, C channels, M channels between two layers, F channels out,
-# I J K axes of a feature map or kernel, R rows along I.
+# I J K axes of a feature map or kernel, R rows along I, V voxels, S voxels of a slab.
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
+from brainsegfounder.models import winograd
+from brainsegfounder.models.maps import empty_map
 from brainsegfounder.models.slabs import (
+    Slabs,
+    as_voxels,
     channels_last,
     row_spans,
     runs_on_plain_cpu,
@@ -49,15 +54,102 @@ def convolve(x_BCIJK: Tensor, layer: nn.Conv3d, weight_FCIJK: Tensor | None = No
     weight_FCIJK = layer.weight if weight_FCIJK is None else weight_FCIJK
     if not runs_on_plain_cpu(x_BCIJK):
         return functional.conv3d(x_BCIJK, weight_FCIJK, layer.bias, padding=layer.padding)
-    is_small = len(x_BCIJK) == 1 and x_BCIJK[..., 0].numel() <= _SMALL_FOR_PYTORCH
-    if is_small and x_BCIJK.dtype == torch.float32:
-        y_BCIJK = functional.conv3d(
-            x_BCIJK.to_mkldnn(), weight_FCIJK, layer.bias, padding=layer.padding
+    x_BCIJK = channels_last(x_BCIJK)
+    if weight_FCIJK.shape[2:].numel() == 1:
+        y_BFIJK: Tensor = _ConvolveVoxels.apply(  # type: ignore[no-untyped-call]
+            x_BCIJK, weight_FCIJK.flatten(1)
         )
-        return channels_last(y_BCIJK.to_dense())
-    return functional.conv3d(
-        channels_last(x_BCIJK), channels_last(weight_FCIJK), layer.bias, padding=layer.padding
-    )
+    elif winograd.pays(x_BCIJK.shape, len(weight_FCIJK)):
+        y_BFIJK = _ConvolveRows.apply(x_BCIJK, weight_FCIJK)  # type: ignore[no-untyped-call]
+    elif len(x_BCIJK) == 1 and x_BCIJK[..., 0].numel() <= _SMALL_FOR_PYTORCH:
+        y_BFIJK = _convolve_few(x_BCIJK, weight_FCIJK)
+    else:
+        return functional.conv3d(
+            x_BCIJK, channels_last(weight_FCIJK), layer.bias, padding=layer.padding
+        )
+    return y_BFIJK if layer.bias is None else y_BFIJK.add_(layer.bias.view(-1, 1, 1, 1))
+
+
+def _convolve_few(x_BCIJK: Tensor, weight_FCIJK: Tensor) -> Tensor:
+    """Convolve few voxels as one matrix product; the kernel is not copied."""
+    size = weight_FCIJK.shape[-1]
+    b, i, j, k = len(x_BCIJK), *x_BCIJK.shape[2:]
+    padded_BIJKC = functional.pad(x_BCIJK, (size // 2,) * 6).permute(0, 2, 3, 4, 1)
+    for axis in (1, 2, 3):
+        padded_BIJKC = padded_BIJKC.unfold(axis, size, 1)
+    # The last three axes are those of the kernel now; channels go behind them.
+    columns_VP = padded_BIJKC.permute(0, 1, 2, 3, 5, 6, 7, 4).reshape(b * i * j * k, -1)
+    weight_FP = weight_FCIJK.permute(0, 2, 3, 4, 1).flatten(1)
+    return (columns_VP @ weight_FP.t()).view(b, i, j, k, -1).permute(0, 4, 1, 2, 3)
+
+
+class _ConvolveVoxels(torch.autograd.Function):
+    """A 1x1x1 convolution with a matrix (F, C)."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x_BCIJK: Tensor, weight_FC: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BCIJK, weight_FC)
+        return _mix_channels(x_BCIJK, weight_FC.t())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_BFIJK: Tensor) -> tuple[Tensor | None, Tensor]:
+        x_BCIJK, weight_FC = ctx.saved_tensors  # type: ignore[attr-defined]
+        grad_BFIJK = channels_last(grad_BFIJK)
+        weight_grad_FC = torch.zeros_like(weight_FC)
+        for _, _, _, (grad_SF, x_SC) in Slabs(x_BCIJK).walk(grad_BFIJK, x_BCIJK):
+            weight_grad_FC.addmm_(grad_SF.t(), x_SC)
+        wants_x = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
+        return _mix_channels(grad_BFIJK, weight_FC) if wants_x else None, weight_grad_FC
+
+
+def _mix_channels(x_BCIJK: Tensor, weight_CF: Tensor) -> Tensor:
+    """A matrix applied to the channels of each voxel."""
+    y_BFIJK = empty_map((len(x_BCIJK), weight_CF.shape[1], *x_BCIJK.shape[2:]), x_BCIJK.dtype)
+    torch.mm(as_voxels(x_BCIJK).flatten(0, 1), weight_CF, out=as_voxels(y_BFIJK).flatten(0, 1))
+    return y_BFIJK
+
+
+class _ConvolveRows(torch.autograd.Function):
+    """A 3x3x3 convolution some rows at a time."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x_BCIJK: Tensor, weight_FCIJK: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BCIJK, weight_FCIJK)
+        return _convolve_rows(x_BCIJK, weight_FCIJK)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_BFIJK: Tensor) -> tuple[Tensor | None, Tensor]:
+        x_BCIJK, weight_FCIJK = ctx.saved_tensors  # type: ignore[attr-defined]
+        grad_BFIJK = channels_last(grad_BFIJK)
+        gradient = winograd.RowKernelGradient(weight_FCIJK)
+        for case in range(len(x_BCIJK)):
+            for first, last in row_spans(x_BCIJK):
+                gradient.add(
+                    with_neighbours(x_BCIJK, case, first, last),
+                    grad_BFIJK[case : case + 1, :, first:last],
+                )
+        wants_x = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
+        x_grad_BCIJK = _convolve_rows(grad_BFIJK, mirrored(weight_FCIJK)) if wants_x else None
+        return x_grad_BCIJK, gradient.result()
+
+
+def _convolve_rows(x_BCIJK: Tensor, weight_FCIJK: Tensor) -> Tensor:
+    y_BFIJK = empty_map((len(x_BCIJK), len(weight_FCIJK), *x_BCIJK.shape[2:]), x_BCIJK.dtype)
+    kernel = winograd.RowConvolution(weight_FCIJK)
+    for case in range(len(x_BCIJK)):
+        for first, last in row_spans(x_BCIJK):
+            kernel.apply(
+                with_neighbours(x_BCIJK, case, first, last),
+                y_BFIJK[case : case + 1, :, first:last],
+            )
+    return y_BFIJK
+
+
+def mirrored(weight_FCIJK: Tensor) -> Tensor:
+    """The kernel through which a gradient goes back, shape (C, F, I, J, K)."""
+    return weight_FCIJK.flip(2, 3, 4).transpose(0, 1)
 
 
 def pays_to_join(x_BCIJK: Tensor) -> bool:
@@ -97,18 +189,11 @@ class _AddDouble(torch.autograd.Function):
     def forward(ctx: FunctionCtx, y_BFIJK: Tensor, x_BCIJK: Tensor, kernel_CFIJK: Tensor) -> Tensor:
         ctx.save_for_backward(x_BCIJK, kernel_CFIJK)
         ctx.mark_dirty(y_BFIJK)
-        border = kernel_CFIJK.shape[-1] // 2 - 1
-        # Rows come with a neighbour on either side, which gives two rows too many on either side.
-        padding = (border + 2, border, border)
+        add_rows = _add_doubled_voxels if kernel_CFIJK.shape[-1] == 2 else _add_doubled_rows
         for case in range(len(x_BCIJK)):
             for first, last in row_spans(y_BFIJK):
-                rows = (case, first // 2, -(-last // 2))
-                fine_BFRJK = functional.conv_transpose3d(
-                    with_neighbours(x_BCIJK, *rows), kernel_CFIJK, stride=2, padding=padding
-                )
-                skipped = first - 2 * rows[1]
-                fine_BFRJK = fine_BFRJK[:, :, skipped : skipped + last - first]
-                y_BFIJK[case : case + 1, :, first:last].add_(fine_BFRJK)
+                y_BFRJK = y_BFIJK[case : case + 1, :, first:last]
+                add_rows(y_BFRJK, x_BCIJK, (case, first // 2, last // 2), kernel_CFIJK)
         return y_BFIJK
 
     @staticmethod
@@ -121,3 +206,26 @@ class _AddDouble(torch.autograd.Function):
             *([1, 1, 1], True, [0, 0, 0], 1, [True, True, False]),
         )
         return grad_BFIJK, grad_x_BCIJK, grad_kernel_CFIJK
+
+
+def _add_doubled_rows(
+    y_BFRJK: Tensor, x_BCIJK: Tensor, rows: tuple[int, int, int], kernel_CFIJK: Tensor
+) -> None:
+    """Add what rows of a coarse map give, with a kernel of 4x4x4."""
+    # Rows come with a neighbour on either side, which gives two rows too many on either side.
+    y_BFRJK += functional.conv_transpose3d(
+        with_neighbours(x_BCIJK, *rows), kernel_CFIJK, stride=2, padding=(3, 1, 1)
+    )
+
+
+def _add_doubled_voxels(
+    y_BFRJK: Tensor, x_BCIJK: Tensor, rows: tuple[int, int, int], kernel_CFIJK: Tensor
+) -> None:
+    """The same with a kernel of 2x2x2, where each voxel gives eight and no two meet."""
+    case, first, last = rows
+    x_RJKC = x_BCIJK[case, :, first:last].permute(1, 2, 3, 0)
+    r, j, k, c = x_RJKC.shape
+    kernel_CP = kernel_CFIJK.permute(0, 2, 3, 4, 1).reshape(c, -1)
+    fine = (x_RJKC.reshape(-1, c) @ kernel_CP).view(r, j, k, 2, 2, 2, -1)
+    y_RJKF = y_BFRJK[0].permute(1, 2, 3, 0)
+    y_RJKF.view(r, 2, j, 2, k, 2, -1).add_(fine.permute(0, 3, 1, 4, 2, 5, 6))

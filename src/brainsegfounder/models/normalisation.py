@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
+from brainsegfounder.models.maps import empty_map
 from brainsegfounder.models.slabs import Slabs, channels_last, runs_on_plain_cpu
 
 NEGATIVE_SLOPE = 0.01
@@ -37,16 +38,25 @@ def normalise_and_activate(x_BCIJK: Tensor, *, overwrite: bool) -> Tensor:
         out: Tensor = _NormaliseAndActivate.apply(x_BCIJK)  # type: ignore[no-untyped-call]
         return out
     slabs = Slabs(x_BCIJK)
-    out_BCIJK = x_BCIJK if overwrite else torch.empty_like(x_BCIJK)
+    out_BCIJK = x_BCIJK if overwrite else empty_map(x_BCIJK.shape, x_BCIJK.dtype)
     return _activate(x_BCIJK, moments_of(x_BCIJK, slabs), slabs, out_BCIJK)
 
 
 def normalise_add_and_activate(
-    x_BCIJK: Tensor, shortcut_BCIJK: Tensor, *, normalise_shortcut: bool
+    x_BCIJK: Tensor,
+    shortcut_BCIJK: Tensor,
+    *,
+    normalise_shortcut: bool,
+    shortcut_is_forgotten: bool = False,
 ) -> Tensor:
     """Normalise, add a shortcut that is normalised too or as it is, then a leaky ReLU.
 
-    Where no gradient is wanted, the result takes the place of `x_BCIJK`.
+    Args:
+        x_BCIJK: Feature map; where no gradient is wanted, the result takes its place.
+        shortcut_BCIJK: Feature map of the same shape.
+        normalise_shortcut: Whether to normalise it too.
+        shortcut_is_forgotten: Whether autograd computes the shortcut again (see `recompute`), so
+            that its gradient may take the place of what comes.
     """
     if not runs_on_plain_cpu(x_BCIJK):
         y_BCIJK = functional.instance_norm(x_BCIJK, eps=EPSILON)
@@ -56,7 +66,7 @@ def normalise_add_and_activate(
     x_BCIJK, shortcut_BCIJK = channels_last(x_BCIJK), channels_last(shortcut_BCIJK)
     if torch.is_grad_enabled() and (x_BCIJK.requires_grad or shortcut_BCIJK.requires_grad):
         out: Tensor = _NormaliseAddAndActivate.apply(  # type: ignore[no-untyped-call]
-            x_BCIJK, shortcut_BCIJK, normalise_shortcut
+            x_BCIJK, shortcut_BCIJK, normalise_shortcut, shortcut_is_forgotten
         )
         return out
     slabs = Slabs(x_BCIJK)
@@ -184,14 +194,14 @@ class _NormaliseAndActivate(torch.autograd.Function):
         slabs = Slabs(x_BCIJK)
         moments = moments_of(x_BCIJK, slabs)
         ctx.save_for_backward(x_BCIJK, *moments)
-        return _activate(x_BCIJK, moments, slabs, torch.empty_like(x_BCIJK))
+        return _activate(x_BCIJK, moments, slabs, empty_map(x_BCIJK.shape, x_BCIJK.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_BCIJK: Tensor) -> Tensor:
         x_BCIJK, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
         moments, slabs = Moments(*kept), Slabs(x_BCIJK)
-        result_BCIJK = torch.empty_like(x_BCIJK)
+        result_BCIJK = empty_map(x_BCIJK.shape, x_BCIJK.dtype)
         grad_sums_BNC, along_sums_BNC = slabs.sums(len(x_BCIJK)), slabs.sums(len(x_BCIJK))
         maps = (x_BCIJK, channels_last(grad_BCIJK), result_BCIJK)
         scale_BC, offset_BC = as_line(moments)
@@ -211,28 +221,34 @@ class _NormaliseAddAndActivate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x_BCIJK: Tensor, shortcut_BCIJK: Tensor, normalise_shortcut: bool
+        ctx: FunctionCtx,
+        x_BCIJK: Tensor,
+        shortcut_BCIJK: Tensor,
+        normalise_shortcut: bool,
+        shortcut_is_forgotten: bool,
     ) -> Tensor:
         slabs = Slabs(x_BCIJK)
         moments = moments_of(x_BCIJK, slabs)
         other = moments_of(shortcut_BCIJK, slabs) if normalise_shortcut else None
-        out_BCIJK = torch.empty_like(x_BCIJK)
+        out_BCIJK = empty_map(x_BCIJK.shape, x_BCIJK.dtype)
         _join(x_BCIJK, shortcut_BCIJK, moments, other, slabs, out_BCIJK)
         kept = (shortcut_BCIJK, *other) if other else ()
         ctx.save_for_backward(out_BCIJK, x_BCIJK, *moments, *kept)
+        ctx.shortcut_is_forgotten = shortcut_is_forgotten  # type: ignore[attr-defined]
         return out_BCIJK
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_BCIJK: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: FunctionCtx, grad_BCIJK: Tensor) -> tuple[Tensor, Tensor, None, None]:
         out_BCIJK, x_BCIJK, mean_BC, inverse_BC, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
         slabs = Slabs(x_BCIJK)
-        joined_BCIJK, grad_sums_BNC = torch.empty_like(x_BCIJK), slabs.sums(len(x_BCIJK))
+        joined_BCIJK = empty_map(x_BCIJK.shape, x_BCIJK.dtype)
+        grad_sums_BNC = slabs.sums(len(x_BCIJK))
         maps = (out_BCIJK, channels_last(grad_BCIJK), joined_BCIJK)
         for case, number, _, (out_SC, grad_SC, joined_SC) in slabs.walk(*maps):
             before_activation(grad_SC, out_SC, out=joined_SC)
             torch.sum(joined_SC, 0, out=grad_sums_BNC[case, number])
-        shortcut_grad_BCIJK = torch.empty_like(joined_BCIJK) if kept else joined_BCIJK.clone()
+        shortcut_grad_BCIJK = _place_for_shortcut(ctx, joined_BCIJK, kept)
         if kept:
             parts = (kept[0], Moments(*kept[1:]))
             along_sums_BNC = _sums_along(joined_BCIJK, *parts, slabs)
@@ -242,4 +258,13 @@ class _NormaliseAddAndActivate(torch.autograd.Function):
         parts = (x_BCIJK, Moments(mean_BC, inverse_BC))
         along_sums_BNC = _sums_along(joined_BCIJK, *parts, slabs)
         before_normalising(joined_BCIJK, grad_sums_BNC, along_sums_BNC, *parts, joined_BCIJK)
-        return joined_BCIJK, shortcut_grad_BCIJK, None
+        return joined_BCIJK, shortcut_grad_BCIJK, None, None
+
+
+def _place_for_shortcut(ctx: FunctionCtx, joined_BCIJK: Tensor, kept: list[Tensor]) -> Tensor:
+    """Where the gradient of the shortcut goes; where that is not normalised, it is there now."""
+    if not kept:
+        return joined_BCIJK.clone()
+    if ctx.shortcut_is_forgotten:  # type: ignore[attr-defined]
+        return kept[0]
+    return empty_map(joined_BCIJK.shape, joined_BCIJK.dtype)

@@ -20,6 +20,7 @@ from torch.nn import functional
 SLAB_BYTES = 1 << 20
 # Rows for a convolution: fewer at a time make it slow, more leave the cache.
 ROWS_BYTES = 12 << 20
+_ROWS_STEP = 4
 
 
 def runs_on_plain_cpu(x: Tensor) -> bool:
@@ -33,15 +34,11 @@ def channels_last(x_BCIJK: Tensor) -> Tensor:
     return x_BCIJK.contiguous(memory_format=torch.channels_last_3d)
 
 
-def empty_map(shape: tuple[int, int, int, int, int], dtype: torch.dtype) -> Tensor:
-    """A feature map (B, C, I, J, K) in channels-last layout, not yet filled."""
-    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last_3d)
-
-
 def row_spans(x_BCIJK: Tensor) -> list[tuple[int, int]]:
     """First and last row along I, exclusive, of each part of a map that is convolved at once."""
     num_rows = x_BCIJK.shape[2]
-    step = max(1, ROWS_BYTES // (x_BCIJK[0, :, 0].numel() * x_BCIJK.element_size()))
+    fitting = ROWS_BYTES / (x_BCIJK[0, :, 0].numel() * x_BCIJK.element_size())
+    step = max(1, round(fitting / _ROWS_STEP)) * _ROWS_STEP
     return [(first, min(first + step, num_rows)) for first in range(0, num_rows, step)]
 
 

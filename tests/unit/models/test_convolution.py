@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from brainsegfounder.models import slabs
+from brainsegfounder.models import slabs, winograd
 from brainsegfounder.models.convolution import add_convolved_double, convolve, make_convolution
 from brainsegfounder.models.slabs import channels_last
 
@@ -34,8 +34,29 @@ def test_convolution_and_its_gradients_do_not_depend_on_the_path(
         torch.testing.assert_close(gradient.double(), double.double(), rtol=0, atol=1e-4 * scale)
 
 
-# Eight fine rows of 3 channels in double precision: all at once, or 1, 2 or 3 at a time.
-@pytest.mark.parametrize("rows", [8, 1, 2, 3])
+# Two cases in double precision, all rows at once or four at a time.
+@pytest.mark.parametrize("at_once", [16, 4])
+@pytest.mark.parametrize("num_rows", [4, 7, 12])
+@pytest.mark.parametrize("wants_x", [True, False])
+def test_a_large_map_is_convolved_some_rows_at_a_time(num_rows, at_once, wants_x, monkeypatch):
+    monkeypatch.setattr(slabs, "ROWS_BYTES", at_once * 5 * 3 * 4 * 8)
+    monkeypatch.setattr(winograd, "SMALLER_VALUES", 0)
+    monkeypatch.setattr(winograd, "LARGER_VALUES", 0)
+    torch.manual_seed(0)
+    layer = make_convolution(5, 2, 3, bias=True).double()
+    x = torch.randn(2, 5, num_rows, 3, 4, dtype=torch.float64, requires_grad=wants_x)
+    found, expected = convolve(x, layer), functional.conv3d(x, *layer.parameters(), padding=1)
+    assert "ConvolveRows" in str(found.grad_fn.next_functions)
+    torch.testing.assert_close(found, expected)
+    tensors = (x, *layer.parameters()) if wants_x else tuple(layer.parameters())
+    gradients = torch.autograd.grad(found.sin().sum(), tensors)
+    exact = torch.autograd.grad(expected.sin().sum(), tensors)
+    for one, other in zip(gradients, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
+# Eight fine rows of 3 channels in double precision: all at once, or four at a time.
+@pytest.mark.parametrize("rows", [8, 4])
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_doubled_map_is_convolved_and_added_in_one_step(size, rows, monkeypatch):
     monkeypatch.setattr(slabs, "ROWS_BYTES", rows * 3 * 6 * 4 * 8)
