@@ -6,6 +6,7 @@ The real files are not at hand; these have their keys, prefixes, baggage and con
 import json
 import re
 import sys
+import types
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -14,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from brainsegfounder.errors import UsageError, WeightsError
 from brainsegfounder.models.ssl_heads import SSLNetwork
@@ -24,24 +24,8 @@ from brainsegfounder.recipes import load_recipe
 from brainsegfounder.workflows.convert import run_convert
 from brainsegfounder.workflows.model_folder import load_model
 
-SLOTS = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1)]
 BRATS = ("FLAIR", "T1ce", "T1w", "T2w")
 DEPTHS = {"nano": (2, 2, 2, 2), "tiny": (2, 2, 2, 2), "small": (2, 2, 6, 2), "big": (2, 2, 18, 2)}
-
-
-class LegacyMerging(nn.Module):
-    """MONAI's `PatchMerging` from 0.9.1 to 1.4, which 1.6 takes as a class."""
-
-    def __init__(self, dim, norm_layer=nn.LayerNorm, spatial_dims=3):
-        super().__init__()
-        self.reduction = nn.Linear(8 * dim, 2 * dim, bias=False)
-        self.norm = norm_layer(8 * dim)
-
-    def forward(self, x):
-        i, j, k = (n % 2 for n in x.shape[1:4])
-        x = functional.pad(x, (0, 0, 0, k, 0, j, 0, i))
-        corners = [x[:, a::2, b::2, c::2] for a, b, c in SLOTS]
-        return self.reduction(self.norm(torch.cat(corners, -1)))
 
 
 class ATLASPredictor(nn.Module):
@@ -53,15 +37,8 @@ class ATLASPredictor(nn.Module):
         return self.network(x)
 
 
-@pytest.fixture(scope="module")
-def monai_nets():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("monai.networks.nets.swin_unetr", reason="no MONAI here")
-
-
 @pytest.fixture
-def make_monai(monai_nets):
+def make_monai(monai_nets, legacy_merging):
     def make(in_channels, out_channels=3, scale="nano"):
         torch.manual_seed(5)
         width = 12 if scale == "nano" else 48
@@ -70,7 +47,7 @@ def make_monai(monai_nets):
             out_channels,
             feature_size=width,
             depths=DEPTHS[scale],
-            downsample=LegacyMerging,
+            downsample=legacy_merging,
         )
         with torch.no_grad():
             for parameter in network.parameters():
@@ -164,12 +141,16 @@ def test_fine_tuned_brats_weights_give_the_logits_of_monai(make_monai, tmp_path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickled_parallel_module_gives_up_its_weights(zipped, make_monai, tmp_path, monkeypatch):
+def test_a_pickled_parallel_module_gives_up_its_weights(
+    zipped, make_monai, legacy_merging, tmp_path, monkeypatch
+):
     network = make_monai(1, 1)
     file = tmp_path / "model_weights_ATLAS-finetune.pt"
-    monkeypatch.setattr(ATLASPredictor, "__module__", "__mp_main__")
-    monkeypatch.setattr(LegacyMerging, "__module__", "__mp_main__")
-    monkeypatch.setitem(sys.modules, "__mp_main__", sys.modules[hidden_difference.__module__])
+    script = types.ModuleType("__mp_main__")
+    for one in (ATLASPredictor, legacy_merging):
+        monkeypatch.setattr(one, "__module__", "__mp_main__")
+        setattr(script, one.__name__, one)
+    monkeypatch.setitem(sys.modules, "__mp_main__", script)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
     )

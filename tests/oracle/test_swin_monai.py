@@ -2,42 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
 
 from brainsegfounder.models.scales import Scale, get_scale
 from brainsegfounder.models.swin import SwinTransformer
 from brainsegfounder.models.swin_unetr import SwinUNETR
-
-# The eight slots of MONAI's `PatchMerging` from 0.9.1 to 1.4 (method sheet, 6.3); 1.6.1 has it no
-# more, but takes a class in its place.
-SLOTS_BEFORE_1_5 = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
-SLOTS_BEFORE_1_5 += [(1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1)]
-
-
-class MergingBefore15(nn.Module):
-    def __init__(self, dim, norm_layer=nn.LayerNorm, spatial_dims=3):
-        super().__init__()
-        self.reduction = nn.Linear(8 * dim, 2 * dim, bias=False)
-        self.norm = norm_layer(8 * dim)
-
-    def forward(self, x):
-        i, j, k = (n % 2 for n in x.shape[1:4])
-        x = functional.pad(x, (0, 0, 0, k, 0, j, 0, i))
-        corners = [x[:, a::2, b::2, c::2] for a, b, c in SLOTS_BEFORE_1_5]
-        return self.reduction(self.norm(torch.cat(corners, -1)))
-
-
-DOWNSAMPLE = {"complete": "merging", "legacy": MergingBefore15, "v2": "mergingv2"}
-
-
-@pytest.fixture(scope="module")
-def monai_nets():
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("monai.networks.nets.swin_unetr", reason="no MONAI here")
 
 
 @pytest.fixture(autouse=True)
@@ -55,20 +23,36 @@ def shake(network):
     return network
 
 
-def pair(monai_nets, scale, merging, in_channels=4):
-    """Our network and MONAI's, with equal weights."""
-    size = get_scale(scale)
-    theirs = monai_nets.SwinUNETR(
-        in_channels,
-        3,
-        feature_size=size.feature_size,
-        depths=size.depths,
-        num_heads=size.num_heads,
-        downsample=DOWNSAMPLE[merging],
-    )
-    ours = SwinUNETR(in_channels, 3, scale, merging)
-    ours.load_state_dict(shake(theirs).state_dict(), strict=True)
-    return ours, theirs
+@pytest.fixture
+def make_theirs(monai_nets, legacy_merging):
+    """Makes MONAI's network of one of our scales."""
+    downsample = {"complete": "merging", "legacy": legacy_merging, "v2": "mergingv2"}
+
+    def make(scale, merging, in_channels=4):
+        size = get_scale(scale)
+        return monai_nets.SwinUNETR(
+            in_channels,
+            3,
+            feature_size=size.feature_size,
+            depths=size.depths,
+            num_heads=size.num_heads,
+            downsample=downsample[merging],
+        )
+
+    return make
+
+
+@pytest.fixture
+def pair(make_theirs):
+    """Makes our network and MONAI's, with equal weights."""
+
+    def make(scale, merging, in_channels=4):
+        theirs = make_theirs(scale, merging, in_channels)
+        ours = SwinUNETR(in_channels, 3, scale, merging)
+        ours.load_state_dict(shake(theirs).state_dict(), strict=True)
+        return ours, theirs
+
+    return make
 
 
 @torch.no_grad()
@@ -80,14 +64,8 @@ def largest_difference(ours, theirs, image):
     ("scale", "merging"),
     [("nano", "legacy"), ("nano", "v2"), ("tiny", "complete"), ("small", "complete")],
 )
-def test_state_dict_has_the_names_and_shapes_of_monais(monai_nets, scale, merging):
-    size = get_scale(scale)
-    theirs = monai_nets.SwinUNETR(
-        *(4, 3),
-        feature_size=size.feature_size,
-        depths=size.depths,
-        downsample=DOWNSAMPLE[merging],
-    )
+def test_state_dict_has_the_names_and_shapes_of_monais(make_theirs, scale, merging):
+    theirs = make_theirs(scale, merging)
     with torch.device("meta"):
         ours = SwinUNETR(4, 3, scale, merging)
     expected = {name: (t.shape, t.dtype) for name, t in theirs.state_dict().items()}
@@ -96,8 +74,8 @@ def test_state_dict_has_the_names_and_shapes_of_monais(monai_nets, scale, mergin
 
 @pytest.mark.parametrize("merging", ["complete", "legacy", "v2"])
 @pytest.mark.parametrize("size_vox", [(64, 64, 64), (64, 32, 96)])
-def test_nano_gives_the_logits_of_monai(monai_nets, merging, size_vox):
-    ours, theirs = (network.eval() for network in pair(monai_nets, "nano", merging))
+def test_nano_gives_the_logits_of_monai(pair, merging, size_vox):
+    ours, theirs = (network.eval() for network in pair("nano", merging))
     assert largest_difference(ours, theirs, torch.randn(1, 4, *size_vox)) < 1e-4
 
 
@@ -105,18 +83,18 @@ def test_nano_gives_the_logits_of_monai(monai_nets, merging, size_vox):
 @pytest.mark.parametrize(
     ("merging", "size_vox"), [("complete", (64, 32, 96)), ("legacy", (64, 64, 64))]
 )
-def test_tiny_gives_the_logits_of_monai(monai_nets, merging, size_vox):
-    ours, theirs = (network.eval() for network in pair(monai_nets, "tiny", merging))
+def test_tiny_gives_the_logits_of_monai(pair, merging, size_vox):
+    ours, theirs = (network.eval() for network in pair("tiny", merging))
     assert largest_difference(ours, theirs, torch.randn(1, 4, *size_vox)) < 1e-4
 
 
-def test_a_batch_gives_the_logits_of_monai(monai_nets):
-    ours, theirs = pair(monai_nets, "nano", "complete")
+def test_a_batch_gives_the_logits_of_monai(pair):
+    ours, theirs = pair("nano", "complete")
     assert largest_difference(ours, theirs, torch.randn(2, 4, 64, 32, 32)) < 1e-4
 
 
-def test_mergings_differ_though_weights_are_the_same(monai_nets):
-    legacy, _ = pair(monai_nets, "nano", "legacy", in_channels=1)
+def test_mergings_differ_though_weights_are_the_same(pair):
+    legacy, _ = pair("nano", "legacy", in_channels=1)
     complete = SwinUNETR(1, 3, "nano", "complete")
     complete.load_state_dict(legacy.state_dict(), strict=True)
     assert largest_difference(legacy, complete, torch.randn(1, 1, 64, 32, 32)) > 1e-2
@@ -125,10 +103,8 @@ def test_mergings_differ_though_weights_are_the_same(monai_nets):
 @pytest.mark.parametrize("merging", ["complete", "legacy", "v2"])
 @pytest.mark.parametrize("size_vox", [(37, 45, 50), (33, 16, 29)])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_encoder_gives_the_hidden_states_of_monai_at_odd_sizes(
-    monai_nets, merging, size_vox, normalize
-):
-    ours, theirs = pair(monai_nets, "nano", merging, in_channels=2)
+def test_encoder_gives_the_hidden_states_of_monai_at_odd_sizes(pair, merging, size_vox, normalize):
+    ours, theirs = pair("nano", merging, in_channels=2)
     image = torch.randn(1, 2, *size_vox)
     with torch.no_grad():
         found = ours.swinViT(image, normalize)
@@ -138,8 +114,8 @@ def test_encoder_gives_the_hidden_states_of_monai_at_odd_sizes(
 
 
 @pytest.mark.slow
-def test_gradients_are_those_of_monai_in_double_precision(monai_nets):
-    ours, theirs = (network.double() for network in pair(monai_nets, "nano", "legacy", 1))
+def test_gradients_are_those_of_monai_in_double_precision(pair):
+    ours, theirs = (network.double() for network in pair("nano", "legacy", 1))
     image = torch.randn(1, 1, 64, 32, 32, dtype=torch.float64)
     target = torch.randn(1, 3, 64, 32, 32, dtype=torch.float64)
     for network in (ours, theirs):

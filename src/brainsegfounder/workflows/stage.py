@@ -112,7 +112,6 @@ def open_stage(
     store = open_store(data)
     check_store(store, recipe)
     split = _split(store, recipe, fold)
-    device = choose_device()
     recipe = _inherit_merging(recipe, start)
     torch.manual_seed(recipe.seed)
     make_config = partial(config_of, recipe, kind)
@@ -126,15 +125,36 @@ def open_stage(
         "start": start_facts.get("weights_sha256"),
     }
     run = open_run(out, recipe, resume=resume)
+    device = choose_device()
+    facts = {"device": device_name(device), "seed": recipe.seed, "sha256": identity, "fold": fold}
+    travelling = _write_facts(run, facts, store, split, start_facts)
+    return Stage(
+        recipe=recipe,
+        settings=settings,
+        store=store,
+        split=split,
+        run=run,
+        config=make_config(travelling),
+        network=place(network, device),
+        device=device,
+        fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+        transfer=transfer,
+    )
+
+
+def _write_facts(
+    run: Run, facts: dict[str, Any], store: Store, split: Split, start_facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the run's provenance; give what of it travels with the weights.
+
+    That names no subject and no folder.
+    """
     seen = _fingerprints(store, (*split.train, *split.validation))
+    of_start = {k: v for k, v in start_facts.items() if k not in ("seen_scans", "inherited")}
     facts = {
-        "device": device_name(device),
+        **facts,
         "threads": torch.get_num_threads(),
-        "seed": recipe.seed,
-        "sha256": identity,
-        "fold": fold,
-        "start": {k: v for k, v in start_facts.items() if k not in ("seen_scans", "inherited")}
-        or "random weights",
+        "start": of_start or "random weights",
         "seen_scans": sorted(seen.union(start_facts.get("seen_scans", ()))),
         **start_facts.get("inherited", {}),
     }
@@ -144,14 +164,7 @@ def open_stage(
         "test_subjects": list(split.test),
     }
     written = write_provenance(run, {**facts, **names})
-    # What travels with the weights names no subject and no folder.
-    travelling = {key: written[key] for key in (*facts, "started", "versions", "code")}
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    network = place(network, device)
-    return Stage(
-        recipe, settings, store, split, run, make_config(travelling), network, device, fingerprint,
-        transfer,
-    )  # fmt: skip
+    return {key: written[key] for key in (*facts, "started", "versions", "code")}
 
 
 def run_stage(
