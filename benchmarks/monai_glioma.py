@@ -27,7 +27,8 @@ from brainsegfounder.data.splits import split_subjects
 from brainsegfounder.data.store import Store, open_store
 from brainsegfounder.evaluation.metrics import score_case, summarise
 from brainsegfounder.inference.postprocess import paint_regions
-from brainsegfounder.recipes import Recipe, load_recipe
+from brainsegfounder.recipes import load_recipe
+from brainsegfounder.settings import Recipe
 from brainsegfounder.training.losses import region_targets
 from brainsegfounder.volumes.preparation import undo
 from brainsegfounder.volumes.volume import Volume

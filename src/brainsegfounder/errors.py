@@ -14,10 +14,13 @@
         ├── CheckpointError           1   a checkpoint is damaged or belongs to another run
         └── WeightsError              1   weights do not fit the model
 
-A message says: which file or field, what was found, what was expected, what to do.
+A message says: which file or field, what was found, what was expected, what to do. What is wrong
+with data is a `Problem`, which keeps these apart for reports and machines.
 Interruption ends with 130 (SIGINT) or 143 (SIGTERM); `Interrupted` is not a BrainSegFounderError,
 so nothing that handles bad data swallows it.
 """
+
+from dataclasses import dataclass
 
 
 class BrainSegFounderError(Exception):
@@ -40,10 +43,43 @@ class OutputExistsError(UsageError):
     """The output exists already; nothing was overwritten."""
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a file or case, in parts.
+
+    Attributes:
+        code: A short name that stays the same, such as `gz_truncated`.
+        file: The file or case.
+        found: What was found.
+        expected: What was expected.
+        advice: What to do, as a sentence.
+        field: The header field, column or tag, or empty.
+    """
+
+    code: str
+    file: str
+    found: str
+    expected: str
+    advice: str
+    field: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}: {self.field}" if self.field else self.file
+        return f"{place}: {self.found}; expected {self.expected}. {self.advice}"
+
+
 class DataError(BrainSegFounderError):
-    """A file or case is not what it must be."""
+    """A file or case is not what it must be.
+
+    Attributes:
+        problem: What is wrong, in parts; None where only a message was given.
+    """
 
     exit_code = 3
+
+    def __init__(self, problem: Problem | str) -> None:
+        super().__init__(str(problem))
+        self.problem = problem if isinstance(problem, Problem) else None
 
 
 class VolumeError(DataError):

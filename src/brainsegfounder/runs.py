@@ -38,7 +38,8 @@ from rich.progress import (
 
 from brainsegfounder.errors import OutputExistsError, RecipeError
 from brainsegfounder.files import check_new_folder, restore_folder, write_text
-from brainsegfounder.recipes import Recipe, dump_recipe, load_recipe
+from brainsegfounder.recipes import dump_recipe, load_recipe
+from brainsegfounder.settings import Recipe
 
 log = logging.getLogger(__name__)
 

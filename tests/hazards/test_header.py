@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from brainsegfounder.recipes import PreparationSettings
+from brainsegfounder.settings import PreparationSettings
 from brainsegfounder.volumes.geometry import to_ras
 from brainsegfounder.volumes.nifti import read_nifti, write_nifti
 from brainsegfounder.volumes.preparation import prepare, undo_labels

@@ -9,7 +9,7 @@ import pytest
 from brainsegfounder.data.manifest import Case
 from brainsegfounder.data.store import finish_store, open_store, write_case
 from brainsegfounder.errors import ContrastError, LabelError, VolumeError
-from brainsegfounder.recipes import PreparationSettings
+from brainsegfounder.settings import PreparationSettings
 from brainsegfounder.volumes.geometry import resample_to, spaced_grid
 from brainsegfounder.volumes.nifti import read_labels, read_nifti, write_nifti
 from brainsegfounder.volumes.preparation import prepare, prepare_case, read_contrasts

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainsegfounder.data.splits import split_subjects
-from brainsegfounder.recipes import SplitSettings
+from brainsegfounder.settings import SplitSettings
 
 cohorts = st.lists(st.text("abc01-_", min_size=1, max_size=4), min_size=6, max_size=40).filter(
     lambda names: len(set(names)) >= 6

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainsegfounder.recipes import PreparationSettings
+from brainsegfounder.settings import PreparationSettings
 from brainsegfounder.volumes.geometry import resample_labels_to, resample_to, spaced_grid, to_ras
 from brainsegfounder.volumes.preparation import prepare, undo_labels
 from brainsegfounder.volumes.volume import Volume, crop, pad

@@ -3,7 +3,6 @@ import yaml
 
 from brainsegfounder.errors import RecipeError
 from brainsegfounder.recipes import (
-    Recipe,
     dump_recipe,
     explain_fields,
     fields,
@@ -11,6 +10,7 @@ from brainsegfounder.recipes import (
     parse_recipe,
     shipped_recipes,
 )
+from brainsegfounder.settings import Recipe
 
 SHIPPED = shipped_recipes()
 SMALL = """

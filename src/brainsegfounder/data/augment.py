@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brainsegfounder.recipes import AugmentSettings
+from brainsegfounder.settings import AugmentSettings
 
 NOISE_CHANCE = 0.2
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from brainsegfounder.data.augment import augment
 from brainsegfounder.data.store import Store, StoredCase
 from brainsegfounder.errors import DataError
-from brainsegfounder.recipes import AugmentSettings
+from brainsegfounder.settings import AugmentSettings
 from brainsegfounder.volumes.volume import Triple
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from brainsegfounder.errors import DataError, UsageError
-from brainsegfounder.recipes import SplitSettings
+from brainsegfounder.settings import SplitSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from brainsegfounder.data.manifest import Case, manifest_csv
 from brainsegfounder.errors import LabelError, StoreError
 from brainsegfounder.files import sha256, write_text
-from brainsegfounder.recipes import PreparationSettings, Recipe
+from brainsegfounder.settings import PreparationSettings, Recipe
 from brainsegfounder.volumes.preparation import Prepared
 from brainsegfounder.volumes.volume import Grid, Triple, Volume
 

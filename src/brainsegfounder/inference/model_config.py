@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from brainsegfounder.errors import WeightsError
 from brainsegfounder.files import write_text
-from brainsegfounder.recipes import (
+from brainsegfounder.settings import (
     PatchSize,
     PredictSettings,
     PreparationSettings,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brainsegfounder.recipes import Region
+from brainsegfounder.settings import Region
 
 THRESHOLD = 0.5
 

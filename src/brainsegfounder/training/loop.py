@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from brainsegfounder.errors import CheckpointError, Interrupted, TrainingError
-from brainsegfounder.recipes import StageSettings
+from brainsegfounder.settings import StageSettings
 from brainsegfounder.training.checkpoint import (
     TrainingState,
     committed,

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from brainsegfounder.recipes import OptimizerSettings
+from brainsegfounder.settings import OptimizerSettings
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from brainsegfounder.recipes import InpaintingSettings, TaskSettings
+from brainsegfounder.settings import InpaintingSettings, TaskSettings
 
 NUM_TURNS = 4
 

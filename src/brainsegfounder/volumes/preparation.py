@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainsegfounder.errors import ContrastError, LabelError, VolumeError
-from brainsegfounder.recipes import PreparationSettings
+from brainsegfounder.settings import PreparationSettings
 from brainsegfounder.volumes.geometry import (
     foreground_box,
     resample_labels_to,

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainsegfounder.errors import VolumeError
+from brainsegfounder.volumes.findings import Finding
 
 Triple = tuple[int, int, int]
 Affine = NDArray[np.float64]
@@ -76,11 +77,13 @@ class Volume:
         voxels: Intensities (float32) or labels (integers), shape (C, I, J, K).
         affine: Maps a voxel index (i, j, k, 1) to RAS+ millimetres, shape (4, 4).
         source: The file it came from, for messages.
+        findings: What was noticed about that file.
     """
 
     voxels: NDArray[Any]
     affine: Affine
     source: str = "<memory>"
+    findings: tuple[Finding, ...] = ()
 
     def __post_init__(self) -> None:
         if self.voxels.ndim != 4 or self.affine.shape != (4, 4):

@@ -18,14 +18,9 @@ from brainsegfounder.models.foreign import ForeignFile, read_foreign
 from brainsegfounder.models.published import KnownFile, Recognised, known_file, recognise
 from brainsegfounder.models.swin import Merging, check_merging
 from brainsegfounder.models.weights import load_state, save_state
-from brainsegfounder.recipes import (
-    PredictSettings,
-    PreparationSettings,
-    Recipe,
-    Region,
-    load_recipe,
-)
+from brainsegfounder.recipes import load_recipe
 from brainsegfounder.runs import package_version
+from brainsegfounder.settings import PredictSettings, PreparationSettings, Recipe, Region
 from brainsegfounder.workflows.model_card import UK_BIOBANK_NOTICE
 from brainsegfounder.workflows.model_folder import seal, write_facts
 

@@ -21,8 +21,8 @@ from brainsegfounder.evaluation.metrics import (
 )
 from brainsegfounder.evaluation.report import Report, score_tables, write_report
 from brainsegfounder.files import check_new_folder
-from brainsegfounder.recipes import Recipe
 from brainsegfounder.runs import progress
+from brainsegfounder.settings import Recipe
 from brainsegfounder.volumes.nifti import is_nifti, read_labels, stem
 from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows.reports import dice_highlights

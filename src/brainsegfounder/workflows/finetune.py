@@ -23,7 +23,7 @@ from brainsegfounder.evaluation.metrics import (
 )
 from brainsegfounder.inference.predictor import Predictor
 from brainsegfounder.models.swin_unetr import SwinUNETR
-from brainsegfounder.recipes import FinetuneSettings, Recipe
+from brainsegfounder.settings import FinetuneSettings, Recipe
 from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.training.loop import BatchOnDevice, LossParts, Validation
 from brainsegfounder.training.losses import class_targets, region_targets, segmentation_loss

@@ -33,7 +33,7 @@ from brainsegfounder.models.ssl_heads import SSLNetwork
 from brainsegfounder.models.swin import check_merging
 from brainsegfounder.models.swin_unetr import SwinUNETR
 from brainsegfounder.models.weights import load_state, load_whole, save_state
-from brainsegfounder.recipes import ModelSettings
+from brainsegfounder.settings import ModelSettings
 from brainsegfounder.workflows.model_card import model_card
 
 CARD_NAME = "README.md"

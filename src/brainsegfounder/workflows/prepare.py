@@ -11,8 +11,8 @@ from brainsegfounder.data.manifest import Case
 from brainsegfounder.data.store import finish_store, write_case
 from brainsegfounder.errors import ContrastError, DataError
 from brainsegfounder.files import check_new_folder
-from brainsegfounder.recipes import PreparationSettings, Recipe
 from brainsegfounder.runs import progress
+from brainsegfounder.settings import PreparationSettings, Recipe
 from brainsegfounder.volumes.preparation import prepare_case
 
 PREFERRED_ORDER = ("T1w", "T1ce", "T2w", "FLAIR")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling
 from brainsegfounder.models.ssl_heads import PretextOutputs
-from brainsegfounder.recipes import PretrainSettings, Recipe, TaskSettings
+from brainsegfounder.settings import PretrainSettings, Recipe, TaskSettings
 from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.training.loop import BatchOnDevice, LossParts, Validation
 from brainsegfounder.training.pretext import make_views, pretext_losses

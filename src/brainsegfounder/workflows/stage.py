@@ -21,8 +21,9 @@ from brainsegfounder.errors import RecipeError, UsageError
 from brainsegfounder.files import sha256
 from brainsegfounder.inference.model_config import WEIGHTS_NAME, ModelConfig, config_of, read_config
 from brainsegfounder.models.weights import LoadReport, load_encoder, load_state
-from brainsegfounder.recipes import Recipe, StageSettings, dump_recipe
+from brainsegfounder.recipes import dump_recipe
 from brainsegfounder.runs import Run, open_run, progress, write_provenance
+from brainsegfounder.settings import Recipe, StageSettings
 from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.training.loop import Job, LossFunction, Validation, train
 from brainsegfounder.workflows.model_folder import (

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from brainsegfounder.data.augment import augment
-from brainsegfounder.recipes import AugmentSettings
+from brainsegfounder.settings import AugmentSettings
 
 QUIET = {"scale_intensity": 0.0, "shift_intensity": 0.0, "noise": 0.0}
 

@@ -6,7 +6,7 @@ from brainsegfounder.data.loader import PatchDataset, PatchSampling, batches
 from brainsegfounder.data.manifest import Case
 from brainsegfounder.data.store import finish_store, open_store, write_case
 from brainsegfounder.errors import DataError
-from brainsegfounder.recipes import AugmentSettings, PreparationSettings
+from brainsegfounder.settings import AugmentSettings, PreparationSettings
 from brainsegfounder.volumes.preparation import prepare
 
 SETTINGS = PreparationSettings(spacing_mm=None, margin_mm=2.0)

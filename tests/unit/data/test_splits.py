@@ -2,7 +2,7 @@ import pytest
 
 from brainsegfounder.data.splits import split_subjects
 from brainsegfounder.errors import DataError, UsageError
-from brainsegfounder.recipes import SplitSettings
+from brainsegfounder.settings import SplitSettings
 
 SUBJECTS = [f"sub-{n:02d}" for n in range(23)]
 

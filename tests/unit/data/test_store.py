@@ -13,7 +13,8 @@ from brainsegfounder.data.store import (
     write_case,
 )
 from brainsegfounder.errors import LabelError, StoreError
-from brainsegfounder.recipes import PreparationSettings, load_recipe
+from brainsegfounder.recipes import load_recipe
+from brainsegfounder.settings import PreparationSettings
 from brainsegfounder.volumes.preparation import Prepared, prepare, prepare_case
 from brainsegfounder.volumes.volume import Volume
 

@@ -1,7 +1,8 @@
 import numpy as np
 
 from brainsegfounder.inference.postprocess import paint_classes, paint_regions
-from brainsegfounder.recipes import Region, load_recipe
+from brainsegfounder.recipes import load_recipe
+from brainsegfounder.settings import Region
 
 REGIONS = load_recipe("open-glioma").data.regions
 

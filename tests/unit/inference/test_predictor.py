@@ -5,7 +5,8 @@ from torch import nn
 
 from brainsegfounder.inference.model_config import config_of
 from brainsegfounder.inference.predictor import Predictor
-from brainsegfounder.recipes import PreparationSettings, load_recipe
+from brainsegfounder.recipes import load_recipe
+from brainsegfounder.settings import PreparationSettings
 from brainsegfounder.volumes.preparation import prepare
 from brainsegfounder.volumes.volume import Volume
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from brainsegfounder.errors import CheckpointError, Interrupted, TrainingError
-from brainsegfounder.recipes import StageSettings
+from brainsegfounder.settings import StageSettings
 from brainsegfounder.training.checkpoint import committed
 from brainsegfounder.training.loop import Job, Validation, train
 

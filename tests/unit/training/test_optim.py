@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from brainsegfounder.recipes import OptimizerSettings
+from brainsegfounder.settings import OptimizerSettings
 from brainsegfounder.training.optim import learning_rate, make_optimizer
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from brainsegfounder.recipes import InpaintingSettings, TaskSettings
+from brainsegfounder.settings import InpaintingSettings, TaskSettings
 from brainsegfounder.training.pretext import cut_out, make_views, nt_xent, pretext_losses
 
 ONE_PASS = InpaintingSettings(paste_other=False)

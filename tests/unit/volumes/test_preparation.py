@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from brainsegfounder.errors import ContrastError, LabelError, VolumeError
-from brainsegfounder.recipes import PreparationSettings
+from brainsegfounder.settings import PreparationSettings
 from brainsegfounder.volumes.geometry import to_ras
 from brainsegfounder.volumes.nifti import write_nifti
 from brainsegfounder.volumes.preparation import (

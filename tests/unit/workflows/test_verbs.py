@@ -11,7 +11,8 @@ import torch
 import brainsegfounder
 from brainsegfounder.errors import CheckpointError, OutputExistsError, UsageError
 from brainsegfounder.models.ssl_heads import SSLNetwork
-from brainsegfounder.recipes import Recipe, load_recipe
+from brainsegfounder.recipes import load_recipe
+from brainsegfounder.settings import Recipe
 from brainsegfounder.volumes.nifti import read_labels, read_nifti
 from brainsegfounder.workflows.convert import run_convert
 from brainsegfounder.workflows.evaluate import case_name, run_evaluate

@@ -1,0 +1,317 @@
+"""The sections of a recipe: typed, frozen, complete, closed to unknown names.
+
+Every setting has a default that works and a sentence that says what it does; `recipe explain`
+prints these sentences. How a recipe is read from YAML is in `recipes`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Contrast = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+PatchSize = tuple[Count, Count, Count]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, complete, closed to unknown names."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class ReadingSettings(Section):
+    """What is allowed of a file beyond what every scan should be; each is off unless asked for."""
+
+    strict: bool = False
+    """Refuse what is otherwise repaired with a warning: orientation by guess or in doubt."""
+    accept_bad_crc: bool = False
+    """Read a gzip stream whose data are whole but whose checksum is wrong."""
+    volume: Annotated[int, Field(ge=0)] | None = None
+    """Which volume of a 4-D file to take, counted from 0; null refuses such files."""
+    magnitude: bool = False
+    """Take the magnitude of complex voxels."""
+    any_size: bool = False
+    """Accept spacings outside 0.1 to 20 mm, fields of view outside 50 to 600 mm, thin slabs."""
+    one_hot: bool = False
+    """Read a 4-D mask as one volume for each label, numbered from 1."""
+    label_map: dict[int, int] = {}
+    """Label values of the file that are replaced, such as {3: 4}."""
+
+
+class PreparationSettings(Section):
+    """How a scan becomes what a network sees; stored with every store and model."""
+
+    orientation: Literal["RAS"] = "RAS"
+    """Axis order of the prepared grid."""
+    spacing_mm: tuple[Positive, Positive, Positive] | None = (1.0, 1.0, 1.0)
+    """Distance between voxel centres; null keeps each scan's own."""
+    margin_mm: Annotated[float, Field(ge=0.0)] = 4.0
+    """What is kept around the foreground when cropping."""
+    normalisation: Literal["zscore-brain"] = "zscore-brain"
+    """Mean 0 and standard deviation 1 inside the brain, contrast by contrast; 0 outside."""
+    register: Literal["never", "rigid"] = "never"
+    """rigid: contrasts of a session that do not share a grid are brought onto the first one's."""
+    brain: Literal["foreground", "auto", "deepbet"] = "foreground"
+    """Where the brain is: what is not background; auto: a given mask, else what is stripped
+    already, else deepbet for T1w, else the foreground; deepbet: as auto, but never without."""
+    bias_correction: bool = False
+    """N4 correction of the intensity bias inside the brain, before normalising."""
+    space: Literal["native", "mni"] = "native"
+    """mni: registered to MNI152 by an affine map of the first contrast."""
+
+
+class Region(Section):
+    """A thing to segment: the label values that form it, and the value written for it."""
+
+    labels: Annotated[tuple[int, ...], Field(min_length=1)]
+    """Label values of the data set whose union is the region."""
+    paint: int
+    """The label value written where the region is predicted; smaller regions paint last."""
+
+
+class DataSettings(Section):
+    """Which contrasts, labels and subjects."""
+
+    contrasts: Annotated[tuple[Contrast, ...], Field(min_length=1)]
+    """Contrast names in channel order."""
+    labels: dict[str, int] = {}
+    """Name of each label value that may stand in a mask, beside 0."""
+    regions: dict[str, Region] = {}
+    """Regions in the order of the output channels."""
+    exclude_subjects: tuple[str, ...] = ()
+    """Subjects never prepared nor trained on (kept for a later test)."""
+
+
+class SplitSettings(Section):
+    """Who is trained on, who chooses the model, who is reported; always whole subjects."""
+
+    seed: int = 0
+    """Seed of the assignment of subjects to folds and to the inner validation part."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Number of folds that `--fold N` counts through."""
+    test_subjects: tuple[str, ...] = ()
+    """Held out by name when no fold is asked for."""
+    validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Share of the training subjects that chooses the best model (at least one if above 0)."""
+
+
+class ModelSettings(Section):
+    """The network."""
+
+    scale: Literal["nano", "tiny", "small", "big"] = "tiny"
+    """Width and depth: nano 4 M, tiny 62 M, small 64 M, big 69 M parameters."""
+    merging: Literal["complete", "legacy", "v2"] = "complete"
+    """Order of the eight corners in patch merging; published weights need legacy."""
+    dropout: Fraction = 0.0
+    """Dropout in attention projections and MLPs."""
+    drop_path: Fraction = 0.0
+    """Stochastic depth, rising linearly to this rate."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+
+class OptimizerSettings(Section):
+    """AdamW with linear warm-up and cosine decay."""
+
+    peak_lr: Positive = 1e-4
+    """Learning rate after the warm-up."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-5
+    """Decoupled decay of weight matrices and kernels; biases, norms and tables are spared."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps of linear rise."""
+    final_lr_fraction: Fraction = 0.0
+    """Learning rate at the last step, as a share of the peak."""
+    clip_norm: Positive | None = 1.0
+    """Largest allowed gradient norm; null never clips."""
+    accumulation: Count = 1
+    """Batches whose gradients are added before one step."""
+
+
+class RotationSettings(Section):
+    """Which of four quarter turns was applied?"""
+
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    """Its share in the total loss."""
+
+
+class ContrastiveSettings(Section):
+    """NT-Xent between the embeddings of two views of a crop."""
+
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    """Its share in the total loss."""
+    temperature: Positive = 0.5
+    """Divisor of the cosine similarities."""
+
+
+class InpaintingSettings(Section):
+    """Restore a crop from which blocks were cut out."""
+
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    """Its share in the total loss."""
+    max_fraction: Fraction = 0.3
+    """Blocks are cut until a share drawn from U(0, this) of the crop is covered."""
+    min_side: Fraction = 0.05
+    """Smallest block side, as a share of the crop's."""
+    max_side: Fraction = 0.25
+    """Largest block side, as a share of the crop's."""
+    paste_other: bool = True
+    """A second pass pastes blocks of another crop of the batch."""
+
+
+class TaskSettings(Section):
+    """The three pretext tasks and their weights."""
+
+    rotation: RotationSettings = RotationSettings()
+    """Rotation prediction."""
+    contrastive: ContrastiveSettings = ContrastiveSettings()
+    """Contrastive coding."""
+    inpainting: InpaintingSettings = InpaintingSettings()
+    """Inpainting of cut-out blocks."""
+    pooled_heads: bool = False
+    """Heads read the mean token instead of two corner tokens (paper's code: corner tokens)."""
+
+
+class StageSettings(Section):
+    """What every training stage has."""
+
+    steps: Count = 1000
+    """Optimiser steps of the whole run."""
+    batch_size: Count = 2
+    """Cases per batch."""
+    crops_per_case: Count = 1
+    """Patches drawn from each case of a batch."""
+    patch_size_vox: PatchSize = (96, 96, 96)
+    """Size of a patch; every side a multiple of 32, at least 64."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """Optimiser and schedule."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the GPU has it, float32 elsewhere."""
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read patches; 0 reads in the training process."""
+    validate_every: Count = 100
+    """Steps between validations."""
+    checkpoint_every: Count = 100
+    """Steps between checkpoints."""
+    new_contrast: Literal["mean", "kaiming"] = "mean"
+    """How patch-embedding weights of a contrast unknown to the start weights begin."""
+
+    @model_validator(mode="after")
+    def _patch_fits_network(self) -> StageSettings:
+        if any(side % 32 or side < 64 for side in self.patch_size_vox):
+            raise ValueError(
+                f"patch_size_vox {list(self.patch_size_vox)}: every side must be a multiple of "
+                "32 and at least 64 (the deepest level halves five times and needs two voxels)"
+            )
+        return self
+
+
+class PretrainSettings(StageSettings):
+    """Self-supervision (stages 1 and 2)."""
+
+    tasks: TaskSettings = TaskSettings()
+    """The pretext tasks."""
+
+    @model_validator(mode="after")
+    def _crop_can_be_turned(self) -> PretrainSettings:
+        if self.patch_size_vox[1] != self.patch_size_vox[2]:
+            raise ValueError(
+                f"patch_size_vox {list(self.patch_size_vox)}: the last two sides must be equal, "
+                "since the rotation task turns them into each other"
+            )
+        return self
+
+
+class AugmentSettings(Section):
+    """Random changes of training patches; probabilities are per patch."""
+
+    flip: Fraction = 0.5
+    """Chance of a flip along each axis."""
+    scale_intensity: Annotated[float, Field(ge=0.0)] = 0.1
+    """Each contrast is multiplied by 1 + U(-this, this)."""
+    shift_intensity: Annotated[float, Field(ge=0.0)] = 0.1
+    """U(-this, this) is added to each contrast (in standard deviations)."""
+    noise: Annotated[float, Field(ge=0.0)] = 0.0
+    """Gaussian noise up to this standard deviation, in every fifth patch."""
+
+
+class FinetuneSettings(StageSettings):
+    """Supervised training (stage 3)."""
+
+    target: Literal["regions", "classes"] = "regions"
+    """regions: one sigmoid each, may overlap; classes: one softmax over all labels."""
+    loss: Literal["dice", "dice-ce"] = "dice-ce"
+    """Soft Dice, alone (the paper) or plus cross-entropy."""
+    output_prior: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
+    """Probability of every region before the first step; 0.5 is the published networks' start."""
+    foreground_fraction: Fraction = 0.5
+    """Share of patches centred on a labelled voxel."""
+    augment: AugmentSettings = AugmentSettings()
+    """Random changes of the patches."""
+
+
+class PredictSettings(Section):
+    """Sliding-window inference."""
+
+    overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """Share of a window that its neighbour covers again."""
+    blending: Literal["gaussian", "constant"] = "gaussian"
+    """Weight of a voxel by its place in the window."""
+    batch_size: Count = 1
+    """Windows computed at once."""
+
+
+class Recipe(Section):
+    """One run, completely."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    """Name of the recipe."""
+    description: str = ""
+    """One sentence for `recipe list`."""
+    seed: int = 0
+    """Seed of weights, patches, augmentation and pretext tasks."""
+    data: DataSettings
+    """Contrasts, labels, regions, subjects."""
+    split: SplitSettings = SplitSettings()
+    """Training, inner validation and test subjects."""
+    reading: ReadingSettings = ReadingSettings()
+    """What is allowed of the files."""
+    preparation: PreparationSettings = PreparationSettings()
+    """Grid and intensities."""
+    model: ModelSettings = ModelSettings()
+    """The network."""
+    pretrain: PretrainSettings | None = None
+    """Self-supervision; stage 1 on its own, stage 2 in a target recipe."""
+    finetune: FinetuneSettings | None = None
+    """Supervised training."""
+    predict: PredictSettings = PredictSettings()
+    """Inference, also during validation."""
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Recipe:
+        data = self.data
+        if len(set(data.contrasts)) != len(data.contrasts):
+            raise ValueError(f"data.contrasts {list(data.contrasts)}: a contrast stands twice")
+        known = set(data.labels.values())
+        for name, region in data.regions.items():
+            strange = sorted({*region.labels, region.paint} - known)
+            if strange:
+                raise ValueError(
+                    f"data.regions.{name}: label values {strange} are not in data.labels "
+                    f"({sorted(known)})"
+                )
+        if self.finetune is not None and not data.regions:
+            raise ValueError("data.regions: empty; fine-tuning needs at least one region")
+        return self
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the output channels: regions, or background and each label."""
+        if self.finetune is not None and self.finetune.target == "classes":
+            return ("background", *self.data.labels)
+        return tuple(self.data.regions)
