@@ -66,7 +66,9 @@ def test_a_real_mask_survives_preparation_and_its_undoing(real_data: Path) -> No
     case = read_cases([real_data / "brats_case_original"])[0]
     recipe = load_recipe("open-glioma")
     settings = recipe.preparation.model_copy(update={"spacing_mm": None})
-    prepared = prepare_case(case.case, case.contrasts, recipe.data.contrasts, settings, case.label)
+    prepared = prepare_case(
+        case.case, case.contrasts, recipe.data.contrasts, settings, label=case.label
+    )
     assert prepared.labels is not None
     back = undo_labels(prepared.labels, prepared.source_grid)
     assert case.label is not None
@@ -98,7 +100,7 @@ def test_the_original_and_its_cropped_copy_prepare_to_the_same_voxels(real_data:
     one = read_cases([real_data / "brats_case_original"])[0]
     other = next(c for c in read_cases([real_data / "glioma_1mm"]) if c.case == name)
     labels = [
-        prepare_case(c.case, c.contrasts, recipe.data.contrasts, settings, c.label).labels
+        prepare_case(c.case, c.contrasts, recipe.data.contrasts, settings, label=c.label).labels
         for c in (one, other)
     ]
     assert labels[0] is not None
@@ -120,7 +122,9 @@ def test_one_and_two_contrast_encoders_begin_on_a_real_case_of_four(
 
     case = read_cases([real_data / "brats_case_original"])[0]
     settings = recipe.preparation.model_copy(update={"spacing_mm": None})
-    prepared = prepare_case(case.case, case.contrasts, recipe.data.contrasts, settings, case.label)
+    prepared = prepare_case(
+        case.case, case.contrasts, recipe.data.contrasts, settings, label=case.label
+    )
     patch = torch.from_numpy(prepared.image.voxels[:, 40:104, 40:104, 40:104])[None]
     contrasts = recipe.data.contrasts
     embeddings = {}

@@ -6,7 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -34,6 +34,9 @@ class Case:
         contrasts: A file for each contrast name.
         label: The mask's file, or None.
         is_bids: Whether results should carry BIDS names.
+        site: Where it was scanned, or empty.
+        licence: Of the data set, such as CC-BY-4.0, or empty.
+        masks: Files of masks that are no label: brain, deface, anatomy.
     """
 
     case: str
@@ -42,6 +45,9 @@ class Case:
     label: Path | None = None
     session: str = ""
     is_bids: bool = False
+    site: str = ""
+    licence: str = ""
+    masks: dict[str, Path] = field(default_factory=dict)
 
 
 def contrast_name(spelling: str) -> str:

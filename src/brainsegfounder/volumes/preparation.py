@@ -10,14 +10,16 @@ the file's own grid by one resampling, which is exact where no voxel was interpo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brainsegfounder.errors import ContrastError, LabelError, VolumeError
-from brainsegfounder.settings import PreparationSettings
+from brainsegfounder.settings import PreparationSettings, ReadingSettings
+from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.geometry import (
     foreground_box,
     resample_labels_to,
@@ -44,6 +46,9 @@ class Prepared:
         brain: Where the intensities were standardised, shape (I, J, K).
         source_grid: The grid of the file, on which results are returned.
         fingerprints: Of each contrast as it was read; see `intensity.fingerprint`.
+        findings: What was noticed about the files.
+        steps: What was done to the case, ready for JSON.
+        masks: Masks carried along on the prepared grid (deface, anatomy), shape (I, J, K).
     """
 
     image: Volume
@@ -52,6 +57,9 @@ class Prepared:
     brain: NDArray[np.bool_]
     source_grid: Grid
     fingerprints: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
+    steps: dict[str, Any] = field(default_factory=dict)
+    masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def read_contrasts(paths: Mapping[str, Path], contrasts: Sequence[str], case: str) -> Volume:
@@ -124,11 +132,25 @@ def prepare_case(
     paths: Mapping[str, Path],
     contrasts: Sequence[str],
     settings: PreparationSettings,
-    label_path: Path | None = None,
+    *,
+    label: Path | None = None,
+    masks: Mapping[str, Path] | None = None,
+    reading: ReadingSettings | None = None,
 ) -> Prepared:
-    """Read and prepare one case; see `read_contrasts` and `prepare`."""
+    """Read and prepare one case; see `read_contrasts` and `prepare`.
+
+    Args:
+        case: Its name, for messages.
+        paths: A file for each contrast.
+        contrasts: In the order of the channels.
+        settings: Of the preparation.
+        label: Its mask of labels.
+        masks: Files of other masks: brain, deface, anatomy.
+        reading: What is allowed of the files.
+    """
+    del masks, reading
     image = read_contrasts(paths, contrasts, case)
-    labels = None if label_path is None else read_labels(label_path)
+    labels = None if label is None else read_labels(label)
     return prepare(image, settings, labels)
 
 

@@ -99,7 +99,9 @@ def _write_cases(
         for number, case in enumerate(cases, start=1):
             try:
                 label_path = case.label if wants_labels else None
-                prepared = prepare_case(case.case, case.contrasts, contrasts, settings, label_path)
+                prepared = prepare_case(
+                    case.case, case.contrasts, contrasts, settings, label=label_path
+                )
                 write_case(result.store, case, prepared, labels)
             except DataError as error:
                 result.refused[case.case] = str(error)

@@ -31,7 +31,7 @@ def made(brats_folder, tmp_path_factory):
     prepared = {}
     for case in cases:
         prepared[case.case] = prepare_case(
-            case.case, case.contrasts, CONTRASTS, SETTINGS, case.label
+            case.case, case.contrasts, CONTRASTS, SETTINGS, label=case.label
         )
         write_case(folder, case, prepared[case.case], LABELS)
     finish_store(folder, cases, CONTRASTS, SETTINGS)

@@ -182,7 +182,7 @@ def test_a_case_is_read_and_prepared_with_its_mask(brats_folder):
     folder = brats_folder / "Brats18_A_1"
     paths = {"FLAIR": folder / "Brats18_A_1_flair.nii.gz", "T1w": folder / "Brats18_A_1_t1.nii.gz"}
     mask = folder / "Brats18_A_1_seg.nii.gz"
-    prepared = prepare_case("A", paths, ["T1w", "FLAIR"], OWN_SPACING, mask)
+    prepared = prepare_case("A", paths, ["T1w", "FLAIR"], OWN_SPACING, label=mask)
     assert prepared.image.voxels.shape[0] == 2
     assert set(np.unique(prepared.labels.voxels)) == {0, 1, 2, 4}
     assert prepared.image.source == "A"
