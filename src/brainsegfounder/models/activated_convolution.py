@@ -10,8 +10,6 @@ that neither the activated map nor its gradient ever exists as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -33,7 +31,9 @@ from brainsegfounder.models.slabs import (
     Slabs,
     as_voxels,
     channels_last,
+    row_parts,
     row_spans,
+    rows_of,
     runs_on_plain_cpu,
     with_neighbours,
 )
@@ -60,19 +60,13 @@ class _Rows:
         longest = self.spans[0][1] - self.spans[0][0]
         self._buffer_BCRJK = empty_map((1, c, longest + 2, j, k), x_BCIJK.dtype)
 
-    def walk(self) -> Iterator[tuple[int, int, int]]:
-        """Yield case, first row and last row, exclusive."""
-        for case in range(len(self.x_BCIJK)):
-            for first, last in self.spans:
-                yield case, first, last
-
     def sums(self) -> Tensor:
         """A place for the sums of each part, shape (B, N, C)."""
         return self.x_BCIJK.new_empty(len(self.x_BCIJK), len(self.spans), self.x_BCIJK.shape[1])
 
-    def number(self, first: int) -> int:
-        """Which part begins with a row."""
-        return first // self.spans[0][1]
+    def number(self, case: int, first: int, _: int) -> tuple[int, int]:
+        """Case and number within it of a part."""
+        return case, first // self.spans[0][1]
 
     def activated(self, case: int, first: int, last: int) -> Tensor:
         """Rows [first - 1, last + 1), zero outside the map; shape (1, C, R + 2, J, K)."""
@@ -101,7 +95,7 @@ class _Rows:
 
 def _rows_as_voxels(x_BCIJK: Tensor, case: int, first: int, last: int) -> Tensor:
     """A view of some rows of a channels-last map, shape (S, C)."""
-    return as_voxels(x_BCIJK[case : case + 1, :, first:last])[0]
+    return as_voxels(rows_of(x_BCIJK, case, first, last))[0]
 
 
 class _ActivateAndConvolve(torch.autograd.Function):
@@ -114,9 +108,8 @@ class _ActivateAndConvolve(torch.autograd.Function):
         rows = _Rows(x_BCIJK, moments)
         out_BFIJK = empty_map((b, len(weight_FCIJK), i, j, k), x_BCIJK.dtype)
         kernel = winograd.RowConvolution(weight_FCIJK)
-        for case, first, last in rows.walk():
-            part_BFRJK = out_BFIJK[case : case + 1, :, first:last]
-            kernel.apply(rows.activated(case, first, last), part_BFRJK)
+        for part in row_parts(x_BCIJK):
+            kernel.apply(rows.activated(*part), rows_of(out_BFIJK, *part))
         ctx.save_for_backward(x_BCIJK, weight_FCIJK, *moments)
         return out_BFIJK
 
@@ -129,17 +122,15 @@ class _ActivateAndConvolve(torch.autograd.Function):
         kernel = winograd.RowConvolution(mirrored(weight_FCIJK))
         gradient = winograd.RowKernelGradient(weight_FCIJK)
         grad_sums_BNC, along_sums_BNC = rows.sums(), rows.sums()
-        for case, first, last in rows.walk():
-            part_BFRJK = grad_BFIJK[case : case + 1, :, first:last]
-            gradient.add(rows.activated(case, first, last), part_BFRJK)
-            activated_grad_BCRJK = result_BCIJK[case : case + 1, :, first:last]
-            kernel.apply(with_neighbours(grad_BFIJK, case, first, last), activated_grad_BCRJK)
-            result_SC = _rows_as_voxels(result_BCIJK, case, first, last)
-            normalised_SC = rows.normalised(case, first, last)
+        for part in row_parts(x_BCIJK):
+            gradient.add(rows.activated(*part), rows_of(grad_BFIJK, *part))
+            kernel.apply(with_neighbours(grad_BFIJK, *part), rows_of(result_BCIJK, *part))
+            result_SC = _rows_as_voxels(result_BCIJK, *part)
+            normalised_SC = rows.normalised(*part)
             before_activation(result_SC, normalised_SC, out=result_SC)
-            part = (case, rows.number(first))
-            torch.sum(result_SC, 0, out=grad_sums_BNC[part])
-            torch.sum(normalised_SC.mul_(result_SC), 0, out=along_sums_BNC[part])
+            case, number = rows.number(*part)
+            torch.sum(result_SC, 0, out=grad_sums_BNC[case, number])
+            torch.sum(normalised_SC.mul_(result_SC), 0, out=along_sums_BNC[case, number])
         before_normalising(
             result_BCIJK, grad_sums_BNC, along_sums_BNC, x_BCIJK, moments, result_BCIJK
         )

@@ -25,7 +25,8 @@ from brainsegfounder.models.slabs import (
     Slabs,
     as_voxels,
     channels_last,
-    row_spans,
+    row_parts,
+    rows_of,
     runs_on_plain_cpu,
     with_neighbours,
 )
@@ -124,12 +125,8 @@ class _ConvolveRows(torch.autograd.Function):
         x_BCIJK, weight_FCIJK = ctx.saved_tensors  # type: ignore[attr-defined]
         grad_BFIJK = channels_last(grad_BFIJK)
         gradient = winograd.RowKernelGradient(weight_FCIJK)
-        for case in range(len(x_BCIJK)):
-            for first, last in row_spans(x_BCIJK):
-                gradient.add(
-                    with_neighbours(x_BCIJK, case, first, last),
-                    grad_BFIJK[case : case + 1, :, first:last],
-                )
+        for part in row_parts(x_BCIJK):
+            gradient.add(with_neighbours(x_BCIJK, *part), rows_of(grad_BFIJK, *part))
         wants_x = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
         x_grad_BCIJK = _convolve_rows(grad_BFIJK, mirrored(weight_FCIJK)) if wants_x else None
         return x_grad_BCIJK, gradient.result()
@@ -138,12 +135,8 @@ class _ConvolveRows(torch.autograd.Function):
 def _convolve_rows(x_BCIJK: Tensor, weight_FCIJK: Tensor) -> Tensor:
     y_BFIJK = empty_map((len(x_BCIJK), len(weight_FCIJK), *x_BCIJK.shape[2:]), x_BCIJK.dtype)
     kernel = winograd.RowConvolution(weight_FCIJK)
-    for case in range(len(x_BCIJK)):
-        for first, last in row_spans(x_BCIJK):
-            kernel.apply(
-                with_neighbours(x_BCIJK, case, first, last),
-                y_BFIJK[case : case + 1, :, first:last],
-            )
+    for part in row_parts(x_BCIJK):
+        kernel.apply(with_neighbours(x_BCIJK, *part), rows_of(y_BFIJK, *part))
     return y_BFIJK
 
 
@@ -190,10 +183,9 @@ class _AddDouble(torch.autograd.Function):
         ctx.save_for_backward(x_BCIJK, kernel_CFIJK)
         ctx.mark_dirty(y_BFIJK)
         add_rows = _add_doubled_voxels if kernel_CFIJK.shape[-1] == 2 else _add_doubled_rows
-        for case in range(len(x_BCIJK)):
-            for first, last in row_spans(y_BFIJK):
-                y_BFRJK = y_BFIJK[case : case + 1, :, first:last]
-                add_rows(y_BFRJK, x_BCIJK, (case, first // 2, last // 2), kernel_CFIJK)
+        for case, first, last in row_parts(y_BFIJK):
+            coarse = (case, first // 2, last // 2)
+            add_rows(rows_of(y_BFIJK, case, first, last), x_BCIJK, coarse, kernel_CFIJK)
         return y_BFIJK
 
     @staticmethod

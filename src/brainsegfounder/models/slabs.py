@@ -35,11 +35,23 @@ def channels_last(x_BCIJK: Tensor) -> Tensor:
 
 
 def row_spans(x_BCIJK: Tensor) -> list[tuple[int, int]]:
-    """First and last row along I, exclusive, of each part of a map that is convolved at once."""
+    """First and last row along I, exclusive, of each part of a case that is convolved at once."""
     num_rows = x_BCIJK.shape[2]
     fitting = ROWS_BYTES / (x_BCIJK[0, :, 0].numel() * x_BCIJK.element_size())
     step = max(1, round(fitting / _ROWS_STEP)) * _ROWS_STEP
     return [(first, min(first + step, num_rows)) for first in range(0, num_rows, step)]
+
+
+def row_parts(x_BCIJK: Tensor) -> Iterator[tuple[int, int, int]]:
+    """Case, first and last row, exclusive, of each part of a map."""
+    for case in range(len(x_BCIJK)):
+        for first, last in row_spans(x_BCIJK):
+            yield case, first, last
+
+
+def rows_of(x_BCIJK: Tensor, case: int, first: int, last: int) -> Tensor:
+    """Rows [first, last) of a case, a view of shape (1, C, R, J, K)."""
+    return x_BCIJK[case : case + 1, :, first:last]
 
 
 def with_neighbours(x_BCIJK: Tensor, case: int, first: int, last: int) -> Tensor:
