@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from brainsegfounder.errors import RecipeError
-from brainsegfounder.settings import Recipe, Region
+from brainsegfounder.settings import ReadingSettings, Recipe, Region
 
 
 class _Loader(yaml.SafeLoader):
@@ -71,6 +71,28 @@ def parse_recipe(tree: Mapping[str, Any], source: str) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError("; ".join(_explain_error(source, e) for e in error.errors())) from None
+
+
+def load_reading(overrides: Sequence[str]) -> ReadingSettings:
+    """What `--set reading.FIELD=VALUE` allows of files, for verbs that take no recipe.
+
+    Raises:
+        RecipeError: Another section is named, a field is unknown or a value impossible.
+    """
+    tree: dict[str, Any] = {}
+    for text in overrides:
+        _lay_over(tree, text)
+    strange = [section for section in tree if section != "reading"]
+    if strange:
+        raise RecipeError(
+            f"--set {strange[0]}: without a recipe only reading.FIELD=VALUE can be set "
+            f"({', '.join(ReadingSettings.model_fields)})."
+        )
+    try:
+        return ReadingSettings.model_validate(tree.get("reading", {}))
+    except ValidationError as error:
+        reasons = [{**e, "loc": ("reading", *e["loc"])} for e in error.errors()]
+        raise RecipeError("; ".join(_explain_error("--set", e) for e in reasons)) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:

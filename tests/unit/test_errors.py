@@ -40,3 +40,14 @@ def test_bad_data_ends_with_3_wrong_use_with_2_and_a_failed_run_with_1():
     assert errors.VolumeError("x").exit_code == 3
     assert errors.RecipeError("x").exit_code == 2
     assert errors.TrainingError("x").exit_code == 1
+
+
+def test_a_problem_is_a_sentence_and_stays_in_parts():
+    problem = errors.Problem(
+        code="bad_dims", file="a.nii", found="dim -24", expected="above 0", advice="Convert it.",
+        field="dim",
+    )  # fmt: skip
+    error = errors.VolumeError(problem)
+    assert str(error) == "a.nii: dim: dim -24; expected above 0. Convert it."
+    assert error.problem is problem
+    assert errors.VolumeError("a.nii: empty").problem is None

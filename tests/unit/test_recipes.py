@@ -6,6 +6,7 @@ from brainsegfounder.recipes import (
     dump_recipe,
     explain_fields,
     fields,
+    load_reading,
     load_recipe,
     parse_recipe,
     shipped_recipes,
@@ -250,3 +251,29 @@ def test_a_field_a_section_or_everything_is_explained():
     assert explain_fields() == list(fields())
     with pytest.raises(RecipeError, match=r"splitt: no such field; did you mean 'split'\?"):
         explain_fields("splitt")
+
+
+def test_reading_settings_need_no_recipe():
+    reading = load_reading(["reading.volume=1", "reading.label_map={3: 4}"])
+    assert (reading.volume, reading.label_map, reading.strict) == (1, {3: 4}, False)
+    assert load_reading([]).model_dump() == small_recipe_reading()
+
+
+def small_recipe_reading():
+    return parse_recipe(small(), "r.yaml").reading.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "reading.volum=1",
+            r"--set: reading\.volum: no such field; did you mean 'reading\.volume'",
+        ),
+        ("reading.volume=-1", r"--set: reading\.volume: found -1"),
+        ("model.scale=tiny", r"--set model: without a recipe only reading\.FIELD"),
+    ],
+)
+def test_anything_else_without_a_recipe_is_refused(override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_reading([override])
