@@ -1,4 +1,4 @@
-"""Draws `results/model_growth.json`: the cost of a window against its size and the scale.
+"""Draws what `model.py` measured: the cost of a window against its size and the scale.
 
     python benchmarks/model_picture.py          # writes docs/pictures/growth.svg
 """
@@ -18,7 +18,7 @@ from matplotlib import pyplot  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "model_growth.json"
+RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "pictures" / "growth.svg"
 COLOURS = {"ours": "#1b6ca8", "monai": "#b5651d"}
 NAMES = {"ours": "brainsegfounder", "monai": "MONAI 1.6.1"}
@@ -26,14 +26,19 @@ PARAMETERS = {"nano": "nano\n4 M", "tiny": "tiny\n62 M", "small": "small\n64 M",
 
 
 def main() -> None:
-    rows = json.loads(RESULT.read_text())["rows"]
+    rows = json.loads((RESULTS / "model_growth.json").read_text())["rows"]
     sizes = [row for row in rows if "scale" not in row]
+    steps = [row for row in rows if row["what"] == "training step"]
+    # `tiny` is the table's own scale.
+    table = json.loads((RESULTS / "model_cpu.json").read_text())["rows"]
+    steps += [{**row, "scale": "tiny"} for row in table if row["what"] == "training step"]
+    steps.sort(key=lambda row: list(PARAMETERS).index(row["scale"]))
     figure, axes = pyplot.subplots(1, 3, figsize=(10.5, 3.4), layout="constrained")
     draw_lines(axes[0], sizes, "median_s", "seconds")
     axes[0].set_title("forward, tiny")
     draw_lines(axes[1], sizes, "peak_gib", "peak memory (GiB)")
     axes[1].set_title("forward, tiny")
-    draw_bars(axes[2], [row for row in rows if row["what"] == "training step"])
+    draw_bars(axes[2], steps)
     axes[2].set_title("training step, 96³")
     axes[0].legend(frameon=False)
     PICTURE.parent.mkdir(exist_ok=True)
