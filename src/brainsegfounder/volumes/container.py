@@ -76,9 +76,10 @@ def read_content(file: SourceFile, head: Head, promised_bytes: int, trailing_byt
             was changed since its head was read.
     """
     limit = promised_bytes + trailing_bytes
+    there = head.status.st_size
     try:
         with file.path.open("rb") as stream:
-            stored = stream.read() if head.compressed else stream.read(limit + 1)
+            stored = stream.read(1 + (there if head.compressed else min(there, limit)))
     except OSError as error:
         raise _unreadable(file, error) from error
     _check_unchanged(file, head, len(stored), limit)
