@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--mutants",
         metavar="N",
         type=int,
-        default=3000,
+        default=2000,
         help="How many spoilt headers tests/hazards/test_fuzz.py tries (full run: 200000).",
     )
 

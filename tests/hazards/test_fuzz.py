@@ -21,6 +21,7 @@ from brainsegfounder.errors import VolumeError
 from brainsegfounder.settings import ReadingSettings
 from brainsegfounder.volumes.header import MAX_ORIGIN_MM, SPACING_LIMITS_MM
 from brainsegfounder.volumes.nifti import AS_IT_IS, read_nifti
+from brainsegfounder.volumes.quality import inspect
 
 MAX_SECONDS = 5.0
 # Fields of a NIfTI-1 header that decide on voxels and place, each with its layout.
@@ -142,4 +143,6 @@ def test_every_mutated_header_ends_in_a_sound_volume_or_a_typed_error(tmp_path, 
         axes = volume.affine[:3, :3] / volume.spacing_mm
         assert abs(np.linalg.det(axes)) > 0.29
         assert np.abs(volume.affine[:3, 3]).max() <= 1.1 * MAX_ORIGIN_MM
+        if read % 50 == 0:
+            assert all(finding.code for finding in inspect(volume))
     assert 0.1 * mutants < read < mutants

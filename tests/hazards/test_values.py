@@ -239,6 +239,15 @@ def test_I65_real_brains_are_brains(real_data):
     assert {finding.code for finding in found} == {"skull_stripped"}
 
 
+def test_I64_a_spike_and_a_narrow_range_do_not_hide_the_head(brain):
+    head = with_head(brain)
+    spiked = replace(head, voxels=head.voxels.copy())
+    spiked.voxels[0, 50, 50, 50] = 1e9
+    narrow = replace(head, voxels=(head.voxels / 10 + 1e7).astype(np.float32))
+    assert {f.code for f in inspect(spiked)} == {"spike", "whole_head"}
+    assert {f.kind for f in inspect(narrow)} <= {"note", "warning"}
+
+
 def test_I66_thick_slices_are_told(brain):
     thick = Volume(brain.voxels[..., ::3], np.diag([2.0, 2.0, 6.0, 1.0]))
     assert "thick_slices" in {finding.code for finding in inspect(thick)}

@@ -119,9 +119,10 @@ def inspect(volume: Volume) -> tuple[Finding, ...]:
         Notes on the state of the scan, and warnings. Nothing is changed.
     """
     found = list(_thick_slices(volume))
-    for channel in volume.voxels:
-        if channel.max() > channel.min():
-            found += _inspect_channel(channel, volume)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for channel in volume.voxels:
+            if channel.max() > channel.min():
+                found += _inspect_channel(channel, volume)
     return tuple(
         Finding(code, volume.source, message, kind) for kind, code, message in dict.fromkeys(found)
     )
@@ -179,11 +180,21 @@ def _look(channel: NDArray[np.float32], volume: Volume) -> _Look:
     marked = values != 0
     limit_vox = HEAD_LIMITS_ML[1] * 1000 / np.prod(spacing_mm)
     cleared = bool(marked.mean() <= 1 - STRIPPED_ZERO_FRACTION and marked.sum() <= limit_vox)
-    if not cleared and np.ptp(values) > 0:
-        # Zeros in the corners come from the scanner; they are no background taken away.
-        low = values[marked].min(initial=0)
-        marked = foreground(np.where(marked, values, low - 1)[None], volume.source)
+    if not cleared:
+        marked = _bright(values, marked, volume.source)
     return _Look(values, _solid(marked), cleared, spacing_mm, aff2axcodes(volume.affine))
+
+
+def _bright(
+    values: NDArray[np.float32], marked: NDArray[np.bool_], source: str
+) -> NDArray[np.bool_]:
+    """What stands out from noise, or from the zeros that a scanner sets in the corners."""
+    low, high = np.percentile(values[marked].astype(np.float64), (0.1, 99.9))
+    if not low < high:
+        return marked
+    # From 1 to 2, whatever the unit: nothing is 0, which would count as cleared.
+    scaled = 1 + (np.clip(np.where(marked, values, low), low, high) - low) / (high - low)
+    return foreground(scaled.astype(np.float32)[None], source)
 
 
 def _solid(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -236,13 +247,15 @@ def _smoothness(channel: NDArray[np.float32]) -> float:
     starts = [max(0, (n - BLOCK_VOX) // 2) for n in channel.shape]
     i, j, k = (slice(start, start + BLOCK_VOX) for start in starts)
     block = channel[i, j, k]
+    tissue = block != 0
+    block = np.clip(block, *np.percentile(block.astype(np.float64), (0.1, 99.9)))
     found = 0.0
     for axis in range(3):
-        turned = np.moveaxis(block, axis, 0)
-        one, other = turned[:-1], turned[1:]
-        both = (one != 0) & (other != 0)
-        if np.count_nonzero(both) > 2 and np.ptp(one[both]) > 0 and np.ptp(other[both]) > 0:
-            found = max(found, float(np.corrcoef(one[both], other[both])[0, 1]))
+        turned, there = np.moveaxis(block, axis, 0), np.moveaxis(tissue, axis, 0)
+        both = there[:-1] & there[1:]
+        one, other = turned[:-1][both], turned[1:][both]
+        if one.size > 2 and one.std() > 0 and other.std() > 0:
+            found = max(found, float(np.corrcoef(one, other)[0, 1]))
     return found
 
 
