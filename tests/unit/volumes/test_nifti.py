@@ -1,6 +1,9 @@
+import ast
 import gzip
 import json
 import logging
+import re
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -209,6 +212,35 @@ def test_findings_are_kept_in_order_and_once(tmp_path):
     file.beside(tmp_path / "a.nii").notice("repair", "units", "metres")
     assert [finding.code for finding in file.findings] == ["units", "far_origin"]
     assert file.findings[0] == Finding("units", str(tmp_path / "a.nii"), "metres", "repair")
+
+
+SOURCES = "container gzip_stream header nifti_header nifti_forms mgh nifti label_values quality"
+CARRIERS = {"problem", "notice", "not_nifti", "_bad_type", "_refused", "Problem", "Finding"}
+KINDS = {"note", "repair", "warning"}
+CODE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+
+
+def codes_in(source):
+    """The codes of problems and findings in a module: the first word given that is no kind."""
+    for node in ast.walk(ast.parse(source)):
+        words = []
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            words = node.args[:3] if name in CARRIERS else []
+        elif isinstance(node, ast.Yield) and isinstance(node.value, ast.Tuple):
+            words = node.value.elts
+        texts = [word.value for word in words if isinstance(word, ast.Constant)]
+        yield from [text for text in texts if text not in KINDS and CODE.fullmatch(text)][:1]
+
+
+def test_every_code_is_on_the_page_of_codes():
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "reference" / "reading.md").read_text(encoding="utf-8")
+    folder = root / "src" / "brainsegfounder" / "volumes"
+    sources = [(folder / f"{name}.py").read_text() for name in SOURCES.split()]
+    found = {code for source in sources for code in codes_in(source)}
+    assert len(found) > 45
+    assert sorted(found - set(re.findall(r"`(\w+)`", page))) == []
 
 
 CANARIES = [f"canary{number:02}" for number in range(20)]
