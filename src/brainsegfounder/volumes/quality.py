@@ -213,7 +213,7 @@ def _spike(channel: NDArray[np.float32], look: _Look) -> Iterator[Seen]:
     middle, top = np.percentile(inside, (50, 99.9))
     peak = float(channel.max())
     if top > middle and peak - middle > SPIKE * (top - middle):
-        message = f"the brightest voxel is {peak:.4g}, far beyond the others ({top:.4g}); clipped"
+        message = f"the brightest voxel is {peak:.4g}, far beyond the others ({top:.4g})"
         yield "warning", "spike", message
 
 
