@@ -30,6 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(ROOT.parent / "shared" / "data"),
         help="Real scans, read only; tests that need them skip where the folder is absent.",
     )
+    parser.addoption(
+        "--mutants",
+        metavar="N",
+        type=int,
+        default=2000,
+        help="How many spoilt headers tests/hazards/test_fuzz.py tries (full run: 200000).",
+    )
 
 
 @pytest.fixture(scope="session")

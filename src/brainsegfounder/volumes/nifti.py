@@ -1,50 +1,47 @@
-"""Reading and writing NIfTI: every header is checked, every output gets a fresh header.
+"""Reading and writing images: every header is checked, every output gets a fresh header.
 
-A file is read through to its end, so a truncated or flipped gzip stream is an error and never a
-volume with zeros at its end. What is repaired is logged; what cannot be is refused.
+    path -> head -> header, checked -> content, whole and checked -> voxels -> Volume
+
+What is repaired or doubtful becomes a `Finding` of the volume and a line in the log; what cannot
+be repaired is refused with a `Problem`. Nothing is allocated before the header has been checked.
 """
 
 from __future__ import annotations
 
 import gzip
-import logging
-import math
 import os
-import warnings
-import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-from brainsegfounder.errors import LabelError, VolumeError
+from brainsegfounder.errors import LabelError, Problem, VolumeError
 from brainsegfounder.files import write_bytes
-from brainsegfounder.volumes.volume import Affine, Volume
-
-log = logging.getLogger(__name__)
+from brainsegfounder.settings import ReadingSettings
+from brainsegfounder.volumes import mgh
+from brainsegfounder.volumes.container import (
+    MAX_TRAILING_BYTES,
+    Head,
+    read_content,
+    read_head,
+)
+from brainsegfounder.volumes.header import Header
+from brainsegfounder.volumes.label_values import label_values
+from brainsegfounder.volumes.nifti_header import read_nifti_header
+from brainsegfounder.volumes.source_file import SourceFile
+from brainsegfounder.volumes.volume import Volume
 
 SUFFIXES = (".nii.gz", ".nii")
-GZIP_MAGIC = b"\x1f\x8b"
-# A head at 0.35 mm is under this; a decompression bomb is over it.
-MAX_VOXELS = 1 << 28
-MAX_FILE_BYTES = 4 << 30
-MAX_TRAILING_BYTES = 64 << 10
+IMAGE_SUFFIXES = (*SUFFIXES, *mgh.SUFFIXES)
+PAIR_SUFFIXES = ((".img.gz", ".hdr.gz"), (".img.gz", ".hdr"), (".img", ".hdr"))
+# A file as it is, with nothing allowed beyond what every scan should be.
+AS_IT_IS = ReadingSettings()
 MAX_BROKEN_FRACTION = 0.5
-MAX_LABEL_ROUNDING = 1e-3
-# Lengths of the headers. A NIfTI-2 file begins with its own, in either byte order.
-NIFTI1_BYTES = 348
-NIFTI2_BYTES = 540
-NIFTI2_STARTS = (NIFTI2_BYTES.to_bytes(4, "little"), NIFTI2_BYTES.to_bytes(4, "big"))
-HEADER_ERRORS = (
-    ImageFileError, HeaderDataError, WrapStructError, KeyError, OverflowError, TypeError, ValueError
-)  # fmt: skip
-# Codes of xyzt_units that are not millimetres, and their length in mm.
-UNITS_MM = {1: 1000.0, 3: 0.001}
+# A slope above this comes from no scanner, and values beyond this squared leave float32.
+HUGE_SLOPE, HUGE_VALUE = 1e6, 1e15
 
 
 def is_nifti(path: Path) -> bool:
@@ -52,69 +49,182 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
+def is_image(path: Path) -> bool:
+    """Whether the name ends as that of any image we read: NIfTI, or FreeSurfer's .mgz."""
+    return path.name.lower().endswith(IMAGE_SUFFIXES)
+
+
 def stem(path: Path) -> str:
-    """The file's name without `.nii` or `.nii.gz`."""
-    for suffix in SUFFIXES:
+    """The file's name without the suffix of an image."""
+    for suffix in IMAGE_SUFFIXES:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name
 
 
-def read_nifti(path: str | os.PathLike[str]) -> Volume:
+def read_nifti(path: str | os.PathLike[str], reading: ReadingSettings = AS_IT_IS) -> Volume:
     """Read an image with its intensities.
 
     Args:
-        path: A `.nii` or `.nii.gz` file with one 3-D volume (or 4-D with one volume).
+        path: A `.nii`, `.nii.gz` or `.mgz` file, or a NIfTI pair of `.hdr` and `.img`.
+        reading: What is allowed of it: `volume` takes one of a 4-D file, `magnitude` that of
+            complex voxels, `accept_bad_crc`, `strict`, `any_size`.
 
     Returns:
-        A volume of float32 voxels, shape (1, I, J, K), in the file's own axis order. Voxels that
-        are not finite become 0.
+        A volume of float32 voxels, shape (1, I, J, K), in the file's own axis order, with its
+        findings. Voxels that are not finite become 0.
 
     Raises:
-        VolumeError: The file is missing, unreadable, truncated, not 3-D, most of it is not a
-            number, or neither sform nor qform is an invertible affine.
+        VolumeError: The file is missing, unreadable, damaged, not one 3-D volume, too large,
+            most of it is not a number, or neither sform nor qform is an invertible affine.
     """
-    image, affine = _load(Path(path))
-    with np.errstate(over="ignore"):
-        data = _scaled(image, Path(path)).astype(np.float32)
-    broken = ~np.isfinite(data)
-    if broken.mean() > MAX_BROKEN_FRACTION:
-        raise VolumeError(
-            f"{path}: {broken.mean():.0%} of the voxels are not finite float32 numbers; expected "
-            "an image. Check the conversion that wrote this file."
-        )
-    if broken.any():
-        log.warning("%s: %d voxels are not finite; they count as 0", path, broken.sum())
-        data[broken] = 0.0
-    return Volume(data[None], affine, str(path))
+    file = SourceFile(Path(path), reading)
+    stored, header = read_stored(file)
+    voxels = _intensities(stored, header, file)
+    return Volume(voxels[None], header.affine, str(path), tuple(file.findings))
 
 
-def read_labels(path: str | os.PathLike[str]) -> Volume:
+def read_labels(
+    path: str | os.PathLike[str],
+    reading: ReadingSettings = AS_IT_IS,
+    legal: Collection[int] | None = None,
+) -> Volume:
     """Read a mask with its integer label values.
 
     Args:
-        path: A `.nii` or `.nii.gz` file with one 3-D volume of whole numbers.
+        path: As for `read_nifti`.
+        reading: What is allowed of it: also `one_hot` and `label_map`.
+        legal: Label values that may occur, beside 0; None allows all.
 
     Returns:
         A volume of int16 voxels, shape (1, I, J, K), in the file's own axis order.
 
     Raises:
         VolumeError: As for `read_nifti`.
-        LabelError: A voxel is not a whole number (off by more than 0.001), or beyond int16.
+        LabelError: A voxel is not a whole number (off by more than 0.001), beyond int16, or
+            not legal.
     """
-    image, affine = _load(Path(path))
-    data = _scaled(image, Path(path))
-    rounded = np.rint(data)
-    with np.errstate(invalid="ignore"):
-        worst = float(np.abs(data - rounded).max(initial=0.0))
-    if not worst <= MAX_LABEL_ROUNDING:
-        raise LabelError(
-            f"{path}: label values are not whole numbers (off by {worst:.3g}); expected a mask. "
-            "Was it resampled with interpolation? Resample labels with nearest neighbour."
+    file = SourceFile(Path(path), reading)
+    stored, header = read_stored(file, several=reading.one_hot)
+    labels = label_values(stored, header.scaling, file, legal)
+    return Volume(labels[None], header.affine, str(path), tuple(file.findings))
+
+
+def read_stored(file: SourceFile, several: bool = False) -> tuple[NDArray[Any], Header]:
+    """The voxels of a file as they are stored, neither scaled nor converted.
+
+    Args:
+        file: The file; receives the findings.
+        several: Whether a file of several volumes is read as such.
+
+    Returns:
+        An array of shape (I, J, K), or (I, J, K, N) if several, and the checked header.
+
+    Raises:
+        VolumeError: As for `read_nifti`.
+    """
+    file = _header_file(file)
+    head = read_head(file)
+    is_mgh = file.path.name.lower().endswith(mgh.SUFFIXES)
+    read_header = mgh.read_mgh_header if is_mgh else read_nifti_header
+    header = read_header(head.content, file)
+    if len(header.shape) > 3 and not several:
+        _check_volume(header, file)
+    trailing_bytes = mgh.MAX_TAGS_BYTES if is_mgh else MAX_TRAILING_BYTES
+    content = _content(file, head, header, trailing_bytes)
+    stored = _array(content, header)
+    if stored.ndim > 3 and not several:
+        stored = stored[..., file.reading.volume]
+    return stored, header
+
+
+def _header_file(file: SourceFile) -> SourceFile:
+    """The header of a pair where its voxels were given, else the file itself."""
+    name = file.path.name
+    for voxels, header in PAIR_SUFFIXES:
+        beside = file.path.with_name(name[: -len(voxels)] + header)
+        if name.lower().endswith(voxels) and beside.exists():
+            return file.beside(beside)
+    return file
+
+
+def _content(file: SourceFile, head: Head, header: Header, trailing_bytes: int) -> bytes:
+    if header.voxels_in is not None:
+        file = file.beside(header.voxels_in)
+        head = read_head(file)
+    content = read_content(file, head, header.num_bytes, trailing_bytes)
+    extra = len(content) - header.num_bytes
+    if extra and trailing_bytes == MAX_TRAILING_BYTES:
+        file.notice("warning", "trailing_bytes", f"{extra} bytes follow the voxels; ignored")
+    return content
+
+
+def _check_volume(header: Header, file: SourceFile) -> None:
+    number, wanted = header.shape[3], file.reading.volume
+    if wanted is not None and wanted < number:
+        file.notice("note", "volume_taken", f"volume {wanted} of {number} taken, as asked for")
+        return
+    raise VolumeError(
+        file.problem(
+            "several_volumes" if wanted is None else "no_such_volume",
+            f"an image of shape {header.shape}, which is {number} volumes",
+            "one 3-D volume" if wanted is None else f"volume {wanted}, counted from 0",
+            "Split a 4-D file into single volumes first, or say which one with `reading.volume`.",
+            "dim",
         )
-    if np.abs(rounded).max(initial=0) > np.iinfo(np.int16).max:
-        raise LabelError(f"{path}: label {rounded.max():.0f} found; expected values under 32768.")
-    return Volume(rounded.astype(np.int16)[None], affine, str(path))
+    )
+
+
+def _array(content: bytes, header: Header) -> NDArray[Any]:
+    count = int(np.prod(header.shape))
+    flat = np.frombuffer(content, header.dtype, count, header.offset_bytes)
+    return flat.reshape(header.shape, order="F")
+
+
+def _intensities(stored: NDArray[Any], header: Header, file: SourceFile) -> NDArray[np.float32]:
+    """float32 voxels, scaled as the header says, every one of them finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        voxels = _scaled(stored, header.scaling)
+    if stored.dtype.kind == "c":
+        file.notice("note", "magnitude_taken", "magnitude of complex voxels taken, as asked for")
+    if stored.dtype.kind in "fc" or header.scaling is not None:
+        _clear_broken(voxels, file)
+    slope = 1.0 if header.scaling is None else abs(header.scaling[0])
+    if slope > HUGE_SLOPE and np.abs(voxels).max() > HUGE_VALUE:
+        voxels /= np.float32(slope)
+        file.notice("repair", "huge_slope", f"a slope of {slope:.3g} was taken out again")
+    return voxels
+
+
+def _scaled(stored: NDArray[Any], scaling: tuple[float, float] | None) -> NDArray[np.float32]:
+    """Slice by slice, so that the float64 of the scaling stays in the cache."""
+    if scaling is None and stored.dtype.kind != "c":
+        return stored.astype(np.float32)
+    slope, intercept = scaling or (1.0, 0.0)
+    voxels = np.empty(stored.shape, dtype=np.float32, order="F")
+    for k in range(stored.shape[2]):
+        scaled = stored[..., k] * np.float64(slope) + np.float64(intercept)
+        voxels[..., k] = np.abs(scaled) if stored.dtype.kind == "c" else scaled
+    return voxels
+
+
+def _clear_broken(voxels: NDArray[np.float32], file: SourceFile) -> None:
+    finite = np.isfinite(voxels)
+    if finite.all():
+        return
+    share = 1 - float(finite.mean())
+    if share > MAX_BROKEN_FRACTION:
+        raise VolumeError(
+            file.problem(
+                "not_finite",
+                f"{share:.0%} of the voxels are not finite float32 numbers",
+                "an image",
+                "Check the conversion that wrote this file.",
+            )
+        )
+    number = int(finite.size - np.count_nonzero(finite))
+    voxels[~finite] = 0.0
+    file.notice("repair", "not_finite", f"{number} voxels are not finite; they count as 0")
 
 
 def write_nifti(path: str | os.PathLike[str], volume: Volume) -> None:
@@ -129,8 +239,11 @@ def write_nifti(path: str | os.PathLike[str], volume: Volume) -> None:
         LabelError: An integer is beyond int16.
         RunError: The file cannot be written.
     """
-    if volume.voxels.shape[0] != 1:
-        raise VolumeError(f"{path}: {volume.voxels.shape[0]} channels; one file holds one.")
+    channels = volume.voxels.shape[0]
+    if channels != 1:
+        advice = "Write each channel on its own."
+        problem = Problem("several_channels", str(path), f"{channels} channels", "one", advice)
+        raise VolumeError(problem)
     data = _storable(volume.voxels[0], Path(path))
     image = nib.Nifti1Image(data, volume.affine)
     image.header.set_data_dtype(data.dtype)
@@ -149,188 +262,9 @@ def _storable(voxels: NDArray[Any], path: Path) -> NDArray[Any]:
     low, high = voxels.min(initial=0), voxels.max(initial=0)
     limits = np.iinfo(np.int16)
     if low < limits.min or high > limits.max:
-        raise LabelError(f"{path}: labels from {low} to {high}; expected values under 32768.")
+        found, expected = f"labels from {low} to {high}", "values under 32768"
+        raise LabelError(
+            Problem("label_too_large", str(path), found, expected, "Renumber the labels.")
+        )
     small = low >= 0 and high <= np.iinfo(np.uint8).max
     return voxels.astype(np.uint8 if small else np.int16)
-
-
-def _load(path: Path) -> tuple[nib.Nifti1Image, Affine]:
-    """An image whose voxels are not read yet, and its affine in millimetres."""
-    content = _read_bytes(path)
-    if not content:
-        raise VolumeError(f"{path}: the file is empty; expected a NIfTI image. Copy it again.")
-    kind = nib.Nifti2Image if content.startswith(NIFTI2_STARTS) else nib.Nifti1Image
-    try:
-        raw = _raw_header(content)
-        if raw["magic"] == raw.single_magic and 0 <= raw["vox_offset"] < raw.single_vox_offset:
-            log.warning("%s: vox_offset %d lies inside the header", path, int(raw["vox_offset"]))
-            raw["vox_offset"] = raw.single_vox_offset
-            content = raw.binaryblock + content[len(raw.binaryblock) :]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd extensions, which nothing here reads
-            image = kind.from_bytes(content)
-    except HEADER_ERRORS as error:
-        raise VolumeError(
-            f"{path}: not a NIfTI image ({_looks_like(content) or error}); "
-            "expected .nii or .nii.gz. Convert or copy it again."
-        ) from None
-    _check_length(len(content), raw, path)
-    return image, _affine(image.header, np.asarray(raw["pixdim"][1:4], dtype=np.float64), path)
-
-
-def _raw_header(content: bytes) -> nib.Nifti1Header:
-    """The header as it stands in the file, neither checked nor repaired."""
-    if content.startswith(NIFTI2_STARTS):
-        return nib.Nifti2Header(content[:NIFTI2_BYTES], check=False)
-    return nib.Nifti1Header(content[:NIFTI1_BYTES], check=False)
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        if not path.exists():
-            raise VolumeError(f"{path}: no such file; expected a .nii or .nii.gz image.")
-        if not path.is_file():
-            raise VolumeError(f"{path}: not a regular file; expected a .nii or .nii.gz image.")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise VolumeError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GiB.")
-        content = path.read_bytes()
-        if content[:2] == GZIP_MAGIC:
-            return _inflated(content, path)
-    except (EOFError, zlib.error) as error:
-        raise VolumeError(
-            f"{path}: damaged gzip stream ({error}); expected a whole file. Copy it again."
-        ) from error
-    except OSError as error:
-        raise VolumeError(f"{path}: cannot be read: {error.strerror or error}.") from error
-    return content
-
-
-def _inflated(content: bytes, path: Path) -> bytes:
-    """The whole stream, with its checksums checked, and little more than its header promises."""
-    limit = MAX_FILE_BYTES
-    head = zlib.decompressobj(wbits=31).decompress(content[:MAX_TRAILING_BYTES], NIFTI2_BYTES)
-    try:
-        limit = _promised_bytes(_raw_header(head), path)
-    except HEADER_ERRORS:
-        log.debug("%s: no header to tell its size", path)
-    limit = min(limit + MAX_TRAILING_BYTES, MAX_FILE_BYTES)
-    chunks, rest, total = [], content, 0
-    while rest[:2] == GZIP_MAGIC:
-        inflate = zlib.decompressobj(wbits=31)
-        chunks.append(inflate.decompress(rest, limit + 1 - total))
-        total += len(chunks[-1])
-        if total > limit:
-            raise VolumeError(
-                f"{path}: inflates to more than {limit} bytes, beyond what its header promises; "
-                "expected one image. Convert it again."
-            )
-        if not inflate.eof:
-            raise EOFError("it ends too early")
-        rest = inflate.unused_data
-    return b"".join(chunks)
-
-
-def _check_length(num_bytes: int, header: nib.Nifti1Header, path: Path) -> None:
-    promised = _promised_bytes(header, path)
-    if not promised <= num_bytes <= promised + MAX_TRAILING_BYTES:
-        raise VolumeError(
-            f"{path}: {num_bytes} bytes, but its header promises {promised}; expected a whole "
-            "file. Copy it again."
-        )
-
-
-def _promised_bytes(header: nib.Nifti1Header, path: Path) -> int:
-    """How long the file is by its header."""
-    magic = header["magic"].item()
-    if magic[:3] not in (b"n+1", b"n+2"):
-        reason = _looks_like(header.binaryblock) or f"its header is marked {magic!r}"
-        raise VolumeError(
-            f"{path}: not a NIfTI image ({reason}); "
-            "expected .nii or .nii.gz. Convert or copy it again."
-        )
-    num_voxels = math.prod(max(0, int(n)) for n in header.get_data_shape())
-    if num_voxels > MAX_VOXELS:
-        raise VolumeError(
-            f"{path}: {num_voxels} voxels; expected at most {MAX_VOXELS}. Resample it first."
-        )
-    return int(header.get_data_offset()) + num_voxels * int(header.get_data_dtype().itemsize)
-
-
-def _looks_like(content: bytes) -> str:
-    head = content[:200].lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html")):
-        return "it is an HTML page, so a download went wrong"
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a git-lfs pointer; fetch the file itself"
-    if content[:2] == GZIP_MAGIC:
-        return "it is compressed twice; unpack it once"
-    return ""
-
-
-def _scaled(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
-    """The voxels as a 3-D array, scaled as the header says."""
-    shape = tuple(image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) != 3 or min(shape) < 1:
-        raise VolumeError(
-            f"{path}: an image of shape {tuple(image.shape)}; expected one 3-D volume. "
-            "Split a 4-D file into single volumes first."
-        )
-    if image.get_data_dtype().kind not in "iufb":
-        raise VolumeError(f"{path}: voxels of type {image.get_data_dtype()}; expected numbers.")
-    try:
-        return np.asarray(image.dataobj).reshape(shape)
-    except (OSError, ValueError, MemoryError, EOFError) as error:
-        raise VolumeError(f"{path}: the voxels cannot be read: {error}. Copy it again.") from error
-
-
-def _affine(header: nib.Nifti1Header, pixdim: NDArray[np.float64], path: Path) -> Affine:
-    """The sform, or the qform where the sform is not coded or not an affine.
-
-    Args:
-        header: As nibabel repaired it.
-        pixdim: Voxel sizes as they stand in the file; without them a qform means nothing.
-        path: The file, for messages.
-    """
-    sform: Affine | None = header.get_sform(coded=True)[0]
-    qform: Affine | None = None
-    if np.isfinite(pixdim).all() and pixdim.min() > 0:
-        qform = _qform(header)
-        if sform is None and int(header["qform_code"]) == 0:
-            log.warning("%s: no coded orientation; left and right are a guess", path)
-            qform = header.get_base_affine()
-    # An sform of other voxel sizes than pixdim is a registration's; the qform is the scanner's.
-    stretched = sform is not None and not np.allclose(_scale(sform), pixdim, rtol=0.01)
-    forms = (qform, sform) if stretched else (sform, qform)
-    affine = next((form for form in forms if form is not None and _is_invertible(form)), None)
-    if affine is None:
-        raise VolumeError(
-            f"{path}: no invertible affine (sform {None if sform is None else sform[:3].tolist()}, "
-            f"pixdim {pixdim}); expected three independent axes. Repair the sform or qform."
-        )
-    if sform is not None and affine is not sform:
-        log.warning("%s: the sform does not fit voxels of %s; the qform counts", path, pixdim)
-    unit_mm = UNITS_MM.get(int(header["xyzt_units"]) % 8, 1.0)
-    if unit_mm != 1.0:
-        log.warning("%s: lengths in units of %g mm", path, unit_mm)
-    return np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ affine
-
-
-def _qform(header: nib.Nifti1Header) -> Affine | None:
-    try:
-        qform: Affine | None = header.get_qform(coded=True)[0]
-    except (HeaderDataError, ValueError):  # not a unit quaternion
-        return None
-    return qform
-
-
-def _is_invertible(affine: Affine) -> bool:
-    if not np.isfinite(affine).all():
-        return False
-    scale = _scale(affine)
-    return bool(scale.min() > 0 and abs(np.linalg.det(affine[:3, :3] / scale)) >= 1e-3)
-
-
-def _scale(affine: Affine) -> NDArray[np.float64]:
-    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
