@@ -40,13 +40,13 @@ WORDS = (
     ({"t2star", "t2s", "hemo"}, "T2starw"),
     ({"dwi", "trace", "tracew"}, "DWI"),
 )
-T1_WORDS = {"t1", "t1w", "mprage", "mp", "rage", "spgr", "fspgr", "bravo", "tfe", "ffe3d"}
+T1_WORDS = {"t1", "t1w", "mprage", "mpr", "rage", "spgr", "fspgr", "bravo", "tfe", "ffe3d"}
 T2_WORDS = {"t2", "t2w"}
 PD_WORDS = {"pd", "pdw", "proton"}
 AGENT_WORDS = {"post", "gd", "gad", "gado", "gadolinium", "contrast", "ce", "c", "km", "postgd"}
 # Series that hold no anatomy of one contrast, though their names may tell one.
 OTHER_WORDS = {
-    "b1", "calibration", "cal", "dti", "fieldmap", "fmri", "localizer", "localiser", "loc",
+    "b1map", "calibration", "cal", "dti", "fieldmap", "fmri", "localizer", "localiser", "loc",
     "mapit", "perfusion", "phase", "pha", "rest", "scout", "survey", "t1map", "t2map",
 }  # fmt: skip
 FREE_TEXT = ("SeriesDescription", "ProtocolName")
