@@ -40,7 +40,9 @@ def test_brain_and_deface_masks_are_carried_beside_the_lesion_mask(tree):
         texts=DESCRIPTION,
     )
     (case,) = read_cases([folder])
-    assert {name: path.parts[-4] for name, path in case.masks.items() if name == "brain"} == {"brain": "a"}
+    assert {name: path.parts[-4] for name, path in case.masks.items() if name == "brain"} == {
+        "brain": "a"
+    }
     assert case.masks["deface"].name == "sub-01_mod-T1w_defacemask.nii.gz"
     assert case.label.name == "sub-01_label-lesion_mask.nii.gz", "the one on the scan's own grid"
 

@@ -46,7 +46,9 @@ def test_the_oddly_named_mask_of_brats_2020_is_found(tree):
 @pytest.mark.parametrize("kind", ["GLI", "MET", "MEN", "PED", "SSA", "GoAT"])
 def test_brats_from_2023_has_visits_of_one_subject(tree, kind):
     names = [f"BraTS-{kind}-00005-{visit}" for visit in ("000", "001")]
-    folder = tree(*(f"{n}/{n}-{e}.nii.gz" for n in names for e in ("t1n", "t1c", "t2w", "t2f", "seg")))
+    folder = tree(
+        *(f"{n}/{n}-{e}.nii.gz" for n in names for e in ("t1n", "t1c", "t2w", "t2f", "seg"))
+    )
     cases = read_cases([folder])
     assert recognise(folder) == "brats2023"
     assert [(c.case, c.subject, c.session) for c in cases] == [
@@ -76,7 +78,9 @@ def test_ixi_tells_the_hospital_and_joins_the_folders_of_its_contrasts(tree, fil
 
 
 def test_files_named_by_their_contrast_only_belong_to_their_folder(tree, files_of):
-    folder = tree("p1/T1.nii.gz", "p1/FLAIR.nii.gz", "p1/lesion_mask.nii.gz", "p1/brain_mask.nii.gz")
+    folder = tree(
+        "p1/T1.nii.gz", "p1/FLAIR.nii.gz", "p1/lesion_mask.nii.gz", "p1/brain_mask.nii.gz"
+    )
     (case,) = read_cases([folder])
     assert case.case == "p1"
     assert files_of(case) == {"T1w": "T1.nii.gz", "FLAIR": "FLAIR.nii.gz"}
@@ -96,7 +100,9 @@ def test_endings_of_two_words_are_read_whole(tree, files_of):
 def test_a_sidecar_tells_the_contrast_where_the_name_is_silent(tree, files_of):
     texts = {
         "p1/p1_Ax_3_1.json": json.dumps({"SeriesDescription": "Ax T2 FLAIR"}),
-        "p1/p1_Ax_4_1.json": json.dumps({"SeriesDescription": "t1_mprage", "ContrastBolusAgent": "Gd"}),
+        "p1/p1_Ax_4_1.json": json.dumps(
+            {"SeriesDescription": "t1_mprage", "ContrastBolusAgent": "Gd"}
+        ),
         "p1/p1_Ax_5_1.json": json.dumps({"SeriesDescription": "survey"}),
     }
     scans = [name.replace(".json", ".nii.gz") for name in texts]

@@ -53,7 +53,9 @@ def test_a_header_that_says_otherwise_is_a_warning(tmp_path):
 
 def test_another_shape_than_the_names_is_refused(tmp_path):
     path = written(tmp_path, SUBJECT_SPACE, (176, 208, 176))
-    with pytest.raises(VolumeError, match=r"\(176, 208, 176\) voxels .* expected \(256, 256, 160\)"):
+    with pytest.raises(
+        VolumeError, match=r"\(176, 208, 176\) voxels .* expected \(256, 256, 160\)"
+    ):
         read_oasis(path)
 
 

@@ -46,6 +46,8 @@ LAYOUTS: dict[str, Reader] = {
     "datalist": lists.read_datalist,
     "table": lists.read_table,
 }
+# Layouts in which only a file's name tells the case, so that one name in two folders is two.
+NAMED_BY_FILE = {"suffix", "index", "brats", "brats2023", "ixi"}
 PATTERN = "glob:"
 BELOW = re.compile(r"(?!derivatives/|sourcedata/)[^/]+/dataset_description\.json")
 LIST_SUFFIXES = (".json", ".csv", ".tsv")
@@ -117,7 +119,7 @@ def _gathered(tree: Tree, layout: str, reader: Reader | None, label: str) -> Fou
     if reader is None:
         return Found(problems={label: _not_converted(tree)}, layouts={label: layout})
     try:
-        found = gather(reader(tree), tree)
+        found = gather(reader(tree), tree, by_folder=layout in NAMED_BY_FILE)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(_malformed(tree, layout, error)) from error
     if not found.cases and not found.problems:

@@ -11,7 +11,6 @@ from brainsegfounder.data.layouts.gather import Item, Refused, Scan
 from brainsegfounder.data.layouts.tree import Tree
 from brainsegfounder.errors import Problem
 from brainsegfounder.volumes.contrasts import contrast_in_words
-from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.nifti import stem
 
 UKB = re.compile(
@@ -120,11 +119,7 @@ def read_adni(tree: Tree) -> Iterator[Item]:
         days[subject].append(day)
     for match, path in matches:
         subject, series = match["subject"], match["series"]
-        contrast = contrast_in_words(series)
-        if contrast is None:
-            message = f"series {series}: no contrast in its name; left aside"
-            yield Finding("contrast_unknown", subject, message, "warning")
-            continue
+        contrast = contrast_in_words(series) or series
         visit = str(days[subject].index(match["date"][:10]) + 1)
         case = f"{subject}_visit-{visit}"
         yield Scan(

@@ -83,12 +83,13 @@ class Found:
     layouts: dict[str, str] = field(default_factory=dict)
 
 
-def gather(items: Iterable[Item], tree: Tree) -> Found:
+def gather(items: Iterable[Item], tree: Tree, by_folder: bool = False) -> Found:
     """Make cases of what a layout yields.
 
     Args:
         items: Scans, refusals and findings.
         tree: Where they come from.
+        by_folder: Whether a case whose scans stand twice, but in different folders, is several.
 
     Returns:
         Cases in the order in which they came. A case that has a contrast or its label twice is
@@ -107,7 +108,7 @@ def gather(items: Iterable[Item], tree: Tree) -> Found:
         else:
             scans[item.case].append(item)
     used = {scan.path for group in scans.values() for scan in group}
-    _join(_apart(scans, found), found, tree.licence() if scans else "")
+    _join(_apart(scans, found, by_folder), found, tree.licence() if scans else "")
     found.findings.extend(_unknown_contrasts(unknown, tree))
     found.findings.extend(
         _left_aside(used | {p for group in unknown.values() for p in group}, tree)
@@ -116,7 +117,9 @@ def gather(items: Iterable[Item], tree: Tree) -> Found:
     return found
 
 
-def _apart(scans: dict[str, list[Scan]], found: Found) -> Iterator[tuple[str, list[Scan]]]:
+def _apart(
+    scans: dict[str, list[Scan]], found: Found, by_folder: bool
+) -> Iterator[tuple[str, list[Scan]]]:
     """Split what has one name but lies in several folders, and further runs of one contrast."""
     for name, group in scans.items():
         keys = Counter((s.role, find_contrast(s.contrast)) for s in group)
@@ -124,7 +127,7 @@ def _apart(scans: dict[str, list[Scan]], found: Found) -> Iterator[tuple[str, li
             yield name, group
         elif any(scan.repeat for scan in group):
             yield from _by_repeat(name, group)
-        elif _stands_in_folders(group):
+        elif by_folder and _stands_in_folders(group):
             yield from _by_folder(name, group, found)
         else:
             yield name, group
@@ -226,7 +229,7 @@ def _unknown_contrasts(unknown: dict[str, list[Path]], tree: Tree) -> Iterator[F
     for spelling, paths in unknown.items():
         yield Finding(
             "contrast_unknown",
-            tree.relative(paths[0]),
+            tree.told(paths[0]),
             f"{spelling or 'no contrast'} in the name of {len(paths)} files; left aside. Known are "
             f"{', '.join(CONTRASTS)} and spellings of them",
             "warning",
@@ -238,7 +241,7 @@ def _left_aside(used: set[Path], tree: Tree) -> Iterator[Finding]:
     if aside:
         yield Finding(
             "files_left_aside",
-            tree.relative(aside[0]),
+            tree.told(aside[0]),
             f"{len(aside)} of {len(tree.scans)} NIfTI files are no scan or mask by their names; "
             "left aside, this one first",
             "note",

@@ -45,7 +45,9 @@ BRATS = re.compile(
     re.I,
 )
 BRATS_2020_ODD = re.compile(r"^W39_.*_Segm$")  # the mask of case 355 of 2020 is called so
-IXI = re.compile(r"^(?P<case>IXI\d{3}-(?P<site>Guys|HH|IOP)-\d{4})[-_](?P<ending>[A-Za-z0-9]+)$")
+IXI = re.compile(
+    r"^(?P<case>IXI\d{3}-(?P<site>Guys|HH|IOP)-\d{4})[-_](?P<ending>[A-Za-z0-9]+)$", re.I
+)
 PATTERN_FIELDS = ("case", "subject", "session", "site", "contrast")
 
 

@@ -25,6 +25,7 @@ MAX_LIST_BYTES = 256 << 20
 MAX_SIDECAR_BYTES = 1 << 20
 MAX_DEPTH = 32
 HEAD_BYTES = 4096
+DAY = re.compile(r"(?<!\d)(19|20)\d\d([-_]?)[01]\d\2[0-3]\d[\d_.]*")
 
 
 @dataclass
@@ -68,6 +69,10 @@ class Tree:
         head = "" if self.folder == Path() else self.folder.as_posix().rstrip("/") + "/"
         return path.as_posix().removeprefix(head) if path.as_posix().startswith(head) else path.name
 
+    def told(self, path: Path) -> str:
+        """As `relative`, for reports: a day in the name, which dates a visit, stays unsaid."""
+        return DAY.sub("DATE", self.relative(path))
+
     def sidecar(self, path: Path) -> dict[str, Any]:
         """The JSON file beside a scan, or nothing where there is none or it is broken."""
         name = re.sub(r"\.nii(\.gz)?$", ".json", self.relative(path), flags=re.IGNORECASE)
@@ -110,9 +115,15 @@ class Tree:
             if not _is_folder(entry):
                 yield name
             elif depth < MAX_DEPTH:
-                here = os.path.realpath(entry.path) if entry.is_symlink() else ""
-                if here not in above or not here:
-                    yield from self._walk(name, depth + 1, above | {here} if here else above)
+                target = os.path.realpath(entry.path) if entry.is_symlink() else ""
+                if not target:
+                    yield from self._walk(name, depth + 1, above)
+                elif target not in above and not self._is_below(within, target):
+                    yield from self._walk(name, depth + 1, above | {target})
+
+    def _is_below(self, within: str, target: str) -> bool:
+        """Whether a folder of the walk lies in another one, or is it."""
+        return f"{os.path.realpath(self.folder / within)}/".startswith(f"{target}/")
 
 
 def read_json(path: Path, max_bytes: int = MAX_LIST_BYTES) -> Any:
