@@ -85,7 +85,7 @@ WHAT_COLUMNS_HOLD: dict[str, dict[str, Any]] = {
         "minItems": 3,
         "maxItems": 3,
     },
-    "orientation": {"type": "string", "pattern": "^([RL][AP][SI]|[RLAPSI]{3})?$"},
+    "orientation": {"type": "string", "pattern": "^([RLAPSI]{3})?$"},
 }
 
 

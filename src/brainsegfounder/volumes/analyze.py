@@ -9,8 +9,9 @@ those of the unflipped orientations of the Analyze 7.5 format, in which x, y, z 
     transverse  right to left, posterior to anterior, inferior to superior    (T88_111)
 
 For T88_111 left and right therefore rest on the convention of the format alone, and the finding
-is a warning. The first agrees with the affine that Clinica (github.com/aramis-lab/clinica, converter of OASIS)
-took from FreeSurfer's conversion of these files: rows (0 0 -1 80), (1 0 0 -128), (0 1 0 -128).
+is a warning. The first agrees with the affine that Clinica (github.com/aramis-lab/clinica, its
+converter of OASIS) took from FreeSurfer's conversion of these files: rows (0 0 -1 80),
+(1 0 0 -128), (0 1 0 -128).
 """
 
 from __future__ import annotations

@@ -146,7 +146,12 @@ def test_openmind_carries_masks_and_counts_what_was_not_downloaded(tree):
 
 
 def test_a_table_of_scans_and_a_table_of_cases_say_the_same(tree, files_of):
-    long = "subject\tsession\tsite\tcontrast\tpath\tlabel\nA\t1\tX\tT1\ta1.nii\tseg.nii\nA\t1\tX\tFLAIR\ta2.nii\tseg.nii\n"
+    rows = [
+        "subject session site contrast path label",
+        "A 1 X T1 a1.nii seg.nii",
+        "A 1 X FLAIR a2.nii seg.nii",
+    ]
+    long = "\n".join(row.replace(" ", "\t") for row in rows)
     wide = "subject,session,site,T1w_path,flair,label,brain_mask\nA,1,X,a1.nii,a2.nii,seg.nii,\n"
     folder = tree("a1.nii", "a2.nii", "seg.nii", texts={"long.tsv": long, "wide.csv": wide})
     (first,), (second,) = read_cases([folder / "long.tsv"]), read_cases([folder / "wide.csv"])
@@ -167,11 +172,12 @@ def test_a_table_without_scans_lists_its_columns(tree):
     ["{", "[1, 2", "[" * 100_000, "null", '{"datasets": []}', '{"datasets": {"d": 3}}',
      '{"training": {"image": 3}}', '{"training": [{"image": {"a": 1}}]}',
      '{"datasets": {"d": {"subjects": {"s": {"sessions": {"v": [1]}}}}}}',
-     '{"modality": 3, "training": ["a.nii", "b.nii"]}', '{"modality": {"x": "T1", "y": "T2"}, "training": ["a.nii"]}'],
+     '{"modality": 3, "training": ["a.nii", "b.nii"]}',
+     '{"modality": {"x": "T1", "y": "T2"}, "training": ["a.nii"]}'],
 )  # fmt: skip
 def test_a_list_of_another_kind_is_refused_with_its_name(tree, content):
     folder = tree("a.nii", "b.nii", texts={"list.json": content})
-    with pytest.raises(DataError, match="list|no scan recognised"):
+    with pytest.raises(DataError, match=r"list|no scan recognised"):
         read_cases([folder / "list.json"])
 
 

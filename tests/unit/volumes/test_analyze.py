@@ -70,7 +70,7 @@ def test_half_a_pair_and_a_cut_file_are_refused(tmp_path):
     path = written(tmp_path, SUBJECT_SPACE, (256, 256, 160))
     assert is_oasis(path)
     path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(VolumeError, match="expected a whole .hdr and .img"):
+    with pytest.raises(VolumeError, match=r"expected a whole \.hdr and \.img"):
         read_oasis(path)
     path.with_suffix(".hdr").unlink()
     with pytest.raises(VolumeError, match=r"\.hdr is missing"):

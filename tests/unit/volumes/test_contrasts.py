@@ -29,10 +29,11 @@ def test_an_unknown_contrast_lists_the_known_spellings():
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        ("MP-RAGE", "T1w"), ("Accelerated_SAG_IR-FSPGR", "T1w"), ("MPR-R__GradWarp__B1_Correction__N3", "T1w"),
-        ("MPRAGE_GradWarp__N3__Scaled", "T1w"), ("Axial_T2_FLAIR", "FLAIR"), ("Sag 3D FLAIR", "FLAIR"),
+        ("MP-RAGE", "T1w"), ("Accelerated_SAG_IR-FSPGR", "T1w"), ("T1 FLAIR", None),
+        ("MPR-R__GradWarp__B1_Correction__N3", "T1w"), ("Sag 3D FLAIR", "FLAIR"),
+        ("MPRAGE_GradWarp__N3__Scaled", "T1w"), ("Axial_T2_FLAIR", "FLAIR"),
         ("Axial_PD_T2_FSE", None), ("Axial T2* GRE", "T2starw"), ("t1_mprage_post_gd", "T1ce"),
-        ("T1 pre contrast", None), ("ep2d_diff_ADC", "ADC"), ("T1 FLAIR", None), ("localizer T1", None),
+        ("T1 pre contrast", None), ("ep2d_diff_ADC", "ADC"), ("localizer T1", None),
         ("rest_bold", None), ("B1_Calibration_Body T1", None), ("TOF_3D", "MRA"), ("", None),
     ],
 )  # fmt: skip

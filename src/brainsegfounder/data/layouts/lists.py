@@ -23,7 +23,12 @@ NNSSL_LIST = "pretrain_data.json"
 NNSSL_MASKS: dict[str, Role] = {"anonymization_mask": "deface", "anatomy_mask": "anatomy"}
 NNSSL_NO_SESSION = "ses-DEFAULT"
 DATALIST_PARTS = ("training", "validation", "test", "testing")
-TABLE_MASKS: dict[str, Role] = {"brain": "brain", "deface": "deface", "anatomy": "anatomy"}
+TABLE_MASKS: dict[str, Role] = {
+    **dict.fromkeys(("label", "mask", "seg", "lesion"), "label"),
+    **dict.fromkeys(("brain", "brain_mask"), "brain"),
+    "deface": "deface",
+    "anatomy": "anatomy",
+}
 
 
 def read_datalist(tree: Tree) -> Iterator[Item]:
@@ -136,18 +141,12 @@ def read_table(tree: Tree) -> Iterator[Item]:
 def _table_scans(
     number: int, cells: Mapping[str, str], images: Mapping[str, str], tree: Tree
 ) -> tuple[str, list[Scan]]:
-    subject, session = (
-        cells.get("subject") or cells.get("participant_id", ""),
-        cells.get("session", ""),
-    )
+    """The case of a row and its files."""
+    subject = cells.get("subject") or cells.get("participant_id", "")
+    session = cells.get("session", "")
     first = stem(Path(next(iter(images.values()), "")))
     case = cells.get("case") or "_".join(part for part in (subject, session) if part)
     case = case or split_ending(first)[0] or first or f"row-{number}"
-    masks = dict(TABLE_MASKS | {"label": "label"})
-    named = {"brain_mask": "brain", "mask": "label", "seg": "label", "lesion": "label"}
-    files = {key: cells[key] for key in masks if cells.get(key)}
-    files |= {role: cells[key] for key, role in named.items() if cells.get(key)}
-    files |= _masks_cell(cells.get("masks", ""))
     base = Scan(
         case,
         subject or subject_of(case)[0],
@@ -156,11 +155,13 @@ def _table_scans(
         site=cells.get("site", ""),
         fold=int(cells["fold"]) if cells.get("fold", "").isdigit() else None,
     )
+    masks = {role: cells[name] for name, role in TABLE_MASKS.items() if cells.get(name)}
+    masks |= _masks_cell(cells.get("masks", ""))
     scans = [_at(base, tree, file, contrast) for contrast, file in images.items()]
-    return case, scans + [_at(base, tree, file, role=masks[key]) for key, file in files.items()]
+    return case, scans + [_at(base, tree, file, role=role) for role, file in masks.items()]
 
 
-def _masks_cell(text: str) -> dict[str, str]:
+def _masks_cell(text: str) -> dict[Role, str]:
     """The masks of a manifest's row, written as JSON."""
     try:
         content = json.loads(text)
@@ -168,7 +169,7 @@ def _masks_cell(text: str) -> dict[str, str]:
         return {}
     if not isinstance(content, dict):
         return {}
-    return {name: str(content[name]) for name in TABLE_MASKS if content.get(name)}
+    return {role: str(content[n]) for n, role in TABLE_MASKS.items() if content.get(n)}
 
 
 def _datalist_scans(
@@ -185,8 +186,8 @@ def _datalist_scans(
             yield _at(base, tree, files[0], str(name), volume=int(number))
     else:
         only = str(next(iter(modality.values()), "")) if len(modality) == 1 else ""
-        for number, file in enumerate(files):
-            name = str(modality.get(str(number), "")) if len(files) == len(modality) else only
+        for place, file in enumerate(files):
+            name = str(modality.get(str(place), "")) if len(files) == len(modality) else only
             yield _at(base, tree, file, split_ending(stem(Path(file)))[1] or name)
     for file in _listed(entry.get("label")):
         yield _at(base, tree, file, role="label")
