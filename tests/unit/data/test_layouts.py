@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from brainsegfounder.data.layouts import LAYOUTS, read_cases, recognise
+from brainsegfounder.data.layouts import LAYOUTS, Tree, read_cases, recognise
+from brainsegfounder.data.layouts import names as layout_names
+from brainsegfounder.data.layouts.gather import gather
 from brainsegfounder.data.manifest import Case, manifest_csv, unique_cases
 from brainsegfounder.errors import ContrastError, DataError, LabelError, UsageError
 
@@ -250,3 +252,26 @@ def test_brain_masks_and_tissue_maps_of_a_bids_tree_are_no_lesion_masks(tmp_path
         (folder / f"{name}.nii.gz").touch()
     (case,) = read_cases([tmp_path])
     assert case.label == derived / "sub-1_label-lesion_mask.nii.gz"
+
+
+def test_the_example_of_contributing_works(tmp_path):
+    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = text.split("## Add a data layout")[1].split("```python\n")[1].split("```")[0]
+    names = {name: getattr(layout_names, name) for name in ("re", "Scan", "scan_of", "Tree")}
+    scope = {**names, "Iterator": object, "Item": object}
+    exec("from __future__ import annotations\n" + code, scope)
+    assert code.strip().count("\n") < 12
+    tree(tmp_path, "CC110033/v1/t1.nii.gz", "CC110033/v1/lesion.nii.gz", "CC110033/v2/t1.nii")
+    walked = Tree(tmp_path)
+    cases = gather(scope["read_camcan"](walked), walked).cases
+    assert [(case.case, case.subject, case.site) for case in cases] == [
+        ("CC110033_v1", "CC110033", "Cambridge"),
+        ("CC110033_v2", "CC110033", "Cambridge"),
+    ]
+    assert cases[0].label.name == "lesion.nii.gz"
+
+
+def test_archives_are_named_where_nothing_is_unpacked(tmp_path):
+    tree(tmp_path, "1000001_20252_2_0.zip", "1000001_20253_2_0.zip")
+    with pytest.raises(DataError, match=r"no scan recognised; .*archives, which are not opened"):
+        read_cases([tmp_path])

@@ -187,3 +187,11 @@ def test_a_list_that_is_too_large_is_refused_without_being_read(tree):
         file.truncate(1 << 30)
     with pytest.raises(DataError, match="larger than 256 MiB"):
         read_cases([folder / "list.json"])
+
+
+@pytest.mark.parametrize("name", ["../../etc/x", "a/b", ".hidden", "..", "x" * 300])
+def test_a_name_that_no_file_can_have_refuses_its_case_only(tree, name):
+    table = f"case,path\n{name},a_T1w.nii\ngood,b_T1w.nii\n"
+    found = find_cases([tree("a_T1w.nii", "b_T1w.nii", texts={"t.csv": table}) / "t.csv"])
+    assert [case.case for case in found.cases] == ["good"]
+    assert [problem.code for problem in found.problems.values()] == ["case_name_unfit"]

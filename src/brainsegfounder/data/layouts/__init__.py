@@ -249,12 +249,15 @@ def _malformed(tree: Tree, layout: str, error: Exception) -> Problem:
 
 
 def _no_scan(tree: Tree, layout: str) -> Problem:
-    analyze = any(name.lower().endswith((".img", ".hdr")) for name in tree.names)
+    ending = tuple(name.lower() for name in tree.names)
+    analyze = any(name.endswith((".img", ".hdr")) for name in ending)
+    packed = any(name.endswith((".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz")) for name in ending)
     return Problem(
         code="no_scan",
         file=str(tree.folder),
         found=f"no scan recognised; read as {layout}"
-        + (", and Analyze files, which do not say left from right" if analyze else ""),
+        + (", and Analyze files, which do not say left from right" if analyze else "")
+        + (", and archives, which are not opened" if packed else ""),
         expected="files such as CASE_T1w.nii.gz or CASE_flair.nii.gz, or one of the layouts "
         + ", ".join(LAYOUTS),
         advice="Rename the files, point at their folder, or describe them: "

@@ -19,6 +19,8 @@ from brainsegfounder.errors import Problem
 from brainsegfounder.volumes.contrasts import CONTRASTS, find_contrast
 from brainsegfounder.volumes.findings import Finding
 
+# Room is left for what is put before and behind a case's name in the names of results.
+MAX_NAME_BYTES = 200
 Role = Literal["image", "label", "brain", "deface", "anatomy"]
 
 
@@ -178,13 +180,28 @@ def _join(groups: Iterable[tuple[str, list[Scan]]], found: Found, licence: str) 
     for name, group in groups:
         if name in found.problems:
             continue
-        if (problem := _doubled(name, group)) is not None:
+        problem = _unfit(name, group[0].path) or _doubled(name, group)
+        if problem is not None:
             found.problems[name] = problem
         elif all(scan.role != "image" for scan in group):
             message = "a mask without a scan of its name; left aside"
             found.findings.append(Finding("mask_without_scan", name, message, "note"))
         else:
             found.cases.append(_case(name, group, licence))
+
+
+def _unfit(name: str, path: Path) -> Problem | None:
+    """Why results could not be called so: a list may hold any text as the name of a case."""
+    fits = name and not name.startswith(".") and not {"/", "\\", "\0"} & set(name)
+    if fits and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES:
+        return None
+    return Problem(
+        code="case_name_unfit",
+        file=str(path),
+        found=f"a case called {name[:100]!r}",
+        expected=f"a name that a file can have, of at most {MAX_NAME_BYTES} bytes",
+        advice="Rename the case.",
+    )
 
 
 def _case(name: str, group: list[Scan], licence: str) -> Case:
