@@ -104,9 +104,20 @@ def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
             if small:
                 again = [run(sys.executable, side, tree, options.limit_s) for side in runs]
                 rows += [_row(s, [r], small) for s, r in zip(runs, again, strict=True)]
-            once = run(options.pybids_python, "pybids", tree, options.limit_s)
-            rows.append(_row("pybids", [once], small or options.subjects))
+            rows.append(_pybids(options, tree, small or options.subjects))
     return rows
+
+
+def _pybids(options: argparse.Namespace, tree: Path, num_subjects: int) -> dict[str, Any]:
+    """Once only, as it takes its time; a limit that was reached is a result too."""
+    try:
+        once = run(options.pybids_python, "pybids", tree, options.limit_s)
+    except subprocess.TimeoutExpired:
+        return {
+            "side": "pybids", "version": "", "subjects": num_subjects,
+            "wall_s": options.limit_s, "cpu_s": options.limit_s, "runs": [], "stopped": True,
+        }  # fmt: skip
+    return _row("pybids", [once], num_subjects)
 
 
 def make_tree(folder: Path, num_subjects: int) -> Path:

@@ -119,6 +119,7 @@ def test_I122_broken_json_is_a_warning_and_stops_nothing(scans, text):
     assert [case.case for case in found.cases] == ["sub-01"]
     broken = [f.file for f in found.findings if f.code == "json_unreadable"]
     expected = ["dataset_description.json", "sub-01/anat/sub-01_T1w.json"]
+    assert not any(str(folder) in finding.message for finding in found.findings)
     assert sorted(broken) == ([] if text.startswith('{"') else expected)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -53,6 +54,7 @@ FREE_TEXT = ("SeriesDescription", "ProtocolName")
 AGENT_FIELDS = ("ContrastBolusIngredient", "ContrastBolusAgent")
 
 
+@lru_cache(maxsize=4096)  # a cohort spells its few contrasts alike
 def find_contrast(spelling: str) -> str | None:
     """The standard name of a contrast for one of its spellings, or None."""
     return CONTRAST_SYNONYMS.get(re.sub(r"[^a-z0-9]", "", _without_star(spelling)))

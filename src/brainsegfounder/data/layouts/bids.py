@@ -262,7 +262,9 @@ def _sites(tree: Tree) -> dict[str, str]:
     try:
         rows = read_rows(tree.folder / "participants.tsv")
     except DataError as error:
-        tree.findings.append(Finding("table_unreadable", "participants.tsv", str(error), "warning"))
+        found = error.problem.found if error.problem else str(error)
+        message = f"{found}; nothing is taken from it"
+        tree.findings.append(Finding("table_unreadable", "participants.tsv", message, "warning"))
         return {}
     columns = ("site", "centre", "center", "site_id")
     wanted = next((name for row in rows[:1] for name in row if name.lower() in columns), None)

@@ -25,6 +25,7 @@ MAX_LIST_BYTES = 256 << 20
 MAX_SIDECAR_BYTES = 1 << 20
 MAX_DEPTH = 32
 HEAD_BYTES = 4096
+DESCRIPTION = "dataset_description.json"
 DAY = re.compile(r"(?<!\d)(19|20)\d\d([-_]?)[01]\d\2[0-3]\d[\d_.]*")
 
 
@@ -64,6 +65,10 @@ class Tree:
         """All names, to look one up."""
         return frozenset(self.names)
 
+    @cached_property
+    def _has_json(self) -> bool:
+        return any(name.endswith(".json") for name in self.names if name != DESCRIPTION)
+
     def relative(self, path: Path) -> str:
         """A path in the folder, relative to it; of any other path its name."""
         head = "" if self.folder == Path() else self.folder.as_posix().rstrip("/") + "/"
@@ -75,6 +80,8 @@ class Tree:
 
     def sidecar(self, path: Path) -> dict[str, Any]:
         """The JSON file beside a scan, or nothing where there is none or it is broken."""
+        if not self._has_json:
+            return {}
         name = re.sub(r"\.nii(\.gz)?$", ".json", self.relative(path), flags=re.IGNORECASE)
         return self.small_json(name)
 
@@ -85,13 +92,15 @@ class Tree:
         try:
             content = read_json(self.folder / name, MAX_SIDECAR_BYTES)
         except DataError as error:
-            self.findings.append(Finding("json_unreadable", name, str(error), "warning"))
+            found = error.problem.found if error.problem else str(error)
+            message = f"{found}; nothing is taken from it"
+            self.findings.append(Finding("json_unreadable", name, message, "warning"))
             return {}
         return content if isinstance(content, dict) else {}
 
     def licence(self) -> str:
         """The data set's licence, by its BIDS description or the head of its README."""
-        told = str(self.small_json("dataset_description.json").get("License") or "")
+        told = str(self.small_json(DESCRIPTION).get("License") or "")
         if not told and "README.md" in self.known:
             with (self.folder / "README.md").open("rb") as file:
                 head = file.read(HEAD_BYTES).decode("utf-8", "replace")
