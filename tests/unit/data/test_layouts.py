@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from brainsegfounder.data.layouts import LAYOUTS, read_cases, recognise
-from brainsegfounder.data.manifest import Case, contrast_name, manifest_csv, unique_cases
+from brainsegfounder.data.layouts import LAYOUTS, Tree, read_cases, recognise
+from brainsegfounder.data.layouts import names as layout_names
+from brainsegfounder.data.layouts.gather import gather
+from brainsegfounder.data.manifest import Case, manifest_csv, unique_cases
 from brainsegfounder.errors import ContrastError, DataError, LabelError, UsageError
 
 
@@ -131,7 +133,7 @@ def test_a_bids_tree_gives_a_case_each_session_with_masks_of_the_derivatives(tmp
 
 def test_a_contrast_agent_makes_a_t1w_a_t1ce(tmp_path):
     case = read_cases([bids_tree(tmp_path)])[0]
-    assert set(case.contrasts) == {"T1w", "T1ce", "FLAIR"}
+    assert set(case.contrasts) == {"T1w", "T1ce", "FLAIR", "PD"}
     assert "ce-gadolinium" in case.contrasts["T1ce"].name
     assert "ce-" not in case.contrasts["T1w"].name
 
@@ -148,7 +150,7 @@ def test_two_runs_of_one_contrast_in_bids_are_refused(tmp_path):
         read_cases([tmp_path])
 
 
-@pytest.mark.parametrize("names", [("a_T1w.nii", "a_T1w.nii.gz"), ("a_t1.nii", "x/a_T1w.nii")])
+@pytest.mark.parametrize("names", [("a_T1w.nii", "a_T1w.nii.gz"), ("x/a_t1.nii", "x/a_T1w.nii")])
 def test_a_contrast_that_stands_twice_is_refused(tmp_path, names):
     tree(tmp_path, *names)
     with pytest.raises(ContrastError, match="a second T1w of a beside"):
@@ -170,7 +172,11 @@ def test_an_input_that_does_not_exist_is_refused(tmp_path):
 def test_an_unknown_layout_lists_the_known_ones(tmp_path):
     with pytest.raises(UsageError, match=r"--layout nifti: unknown; expected auto, suffix"):
         read_cases([tmp_path], "nifti")
-    assert list(LAYOUTS) == ["suffix", "index", "bids"]
+    assert list(LAYOUTS) == [
+        "suffix", "index", "bids", "brats", "brats2023", "ixi", "ukb", "hcp", "abide", "adni",
+        "oasis1", "oasis3", "atlas", "isles26", "fomo", "openmind", "nnssl", "nnunet", "datalist",
+        "table",
+    ]  # fmt: skip
 
 
 def test_a_layout_can_be_forced(tmp_path):
@@ -191,22 +197,15 @@ def test_equal_names_of_two_inputs_get_the_inputs_name_in_front(tmp_path):
     assert [case.case for case in cases] == ["site1_a", "b", "site2_a"]
 
 
-def test_equal_names_of_equally_named_inputs_are_refused(tmp_path):
+def test_equal_names_of_equally_named_inputs_get_the_folders_above_in_front(tmp_path):
     tree(tmp_path, "one/scans/a_T1w.nii", "two/scans/a_T1w.nii")
-    with pytest.raises(DataError, match=r"scans_a: found in two inputs of one name"):
-        read_cases([tmp_path / "one" / "scans", tmp_path / "two" / "scans"])
+    cases = read_cases([tmp_path / "one" / "scans", tmp_path / "two" / "scans"])
+    assert [case.case for case in cases] == ["one_scans_a", "two_scans_a"]
 
 
-@pytest.mark.parametrize(
-    ("spelling", "name"), [("t1n", "T1w"), ("T1CE", "T1ce"), ("t2f", "FLAIR"), ("T2", "T2w")]
-)
-def test_every_spelling_has_one_standard_name(spelling, name):
-    assert contrast_name(spelling) == name
-
-
-def test_an_unknown_contrast_lists_the_known_spellings():
-    with pytest.raises(ContrastError, match=r"dwi: unknown contrast; expected one of T1w, T1ce"):
-        contrast_name("dwi")
+def test_an_input_given_twice_counts_once(tmp_path):
+    tree(tmp_path, "a_T1w.nii")
+    assert len(read_cases([tmp_path, tmp_path / ".", tmp_path])) == 1
 
 
 def test_the_manifest_has_a_row_a_case_and_no_folders(tmp_path):
@@ -253,3 +252,26 @@ def test_brain_masks_and_tissue_maps_of_a_bids_tree_are_no_lesion_masks(tmp_path
         (folder / f"{name}.nii.gz").touch()
     (case,) = read_cases([tmp_path])
     assert case.label == derived / "sub-1_label-lesion_mask.nii.gz"
+
+
+def test_the_example_of_contributing_works(tmp_path):
+    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = text.split("## Add a data layout")[1].split("```python\n")[1].split("```")[0]
+    names = {name: getattr(layout_names, name) for name in ("re", "Scan", "scan_of", "Tree")}
+    scope = {**names, "Iterator": object, "Item": object}
+    exec("from __future__ import annotations\n" + code, scope)
+    assert code.strip().count("\n") < 12
+    tree(tmp_path, "CC110033/v1/t1.nii.gz", "CC110033/v1/lesion.nii.gz", "CC110033/v2/t1.nii")
+    walked = Tree(tmp_path)
+    cases = gather(scope["read_camcan"](walked), walked).cases
+    assert [(case.case, case.subject, case.site) for case in cases] == [
+        ("CC110033_v1", "CC110033", "Cambridge"),
+        ("CC110033_v2", "CC110033", "Cambridge"),
+    ]
+    assert cases[0].label.name == "lesion.nii.gz"
+
+
+def test_archives_are_named_where_nothing_is_unpacked(tmp_path):
+    tree(tmp_path, "1000001_20252_2_0.zip", "1000001_20253_2_0.zip")
+    with pytest.raises(DataError, match=r"no scan recognised; .*archives, which are not opened"):
+        read_cases([tmp_path])
