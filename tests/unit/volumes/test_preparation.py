@@ -5,13 +5,8 @@ from brainsegfounder.errors import ContrastError, LabelError, VolumeError
 from brainsegfounder.settings import PreparationSettings
 from brainsegfounder.volumes.geometry import to_ras
 from brainsegfounder.volumes.nifti import write_nifti
-from brainsegfounder.volumes.preparation import (
-    prepare,
-    prepare_case,
-    read_contrasts,
-    undo,
-    undo_labels,
-)
+from brainsegfounder.volumes.preparation import prepare, prepare_case, undo, undo_labels
+from brainsegfounder.volumes.session import read_session
 from brainsegfounder.volumes.volume import Volume
 
 OWN_SPACING = PreparationSettings(spacing_mm=None)
@@ -36,7 +31,7 @@ def files(folder, volume, names=("T1w", "FLAIR")):
 
 def test_contrasts_are_joined_in_the_order_asked_for(tmp_path, draw_brain):
     volume, _ = draw_brain(num_contrasts=2)
-    joined = read_contrasts(files(tmp_path, volume), ["FLAIR", "T1w"], "case")
+    joined = read_session("case", files(tmp_path, volume), ["FLAIR", "T1w"]).image
     np.testing.assert_array_equal(joined.voxels, volume.voxels[::-1])
     np.testing.assert_allclose(joined.affine, volume.affine, atol=1e-5)
     assert joined.source == "case"
@@ -45,24 +40,24 @@ def test_contrasts_are_joined_in_the_order_asked_for(tmp_path, draw_brain):
 def test_a_missing_contrast_is_named_with_what_there_is(tmp_path, draw_brain):
     paths = files(tmp_path, draw_brain(num_contrasts=2)[0])
     with pytest.raises(ContrastError, match=r"case7: no T1ce, T2w found; .*there is T1w, FLAIR"):
-        read_contrasts(paths, ["T1w", "T1ce", "T2w"], "case7")
+        read_session("case7", paths, ["T1w", "T1ce", "T2w"])
 
 
 def test_contrasts_of_different_shapes_are_refused(tmp_path, draw_brain):
     paths = files(tmp_path, draw_brain(num_contrasts=2)[0])
     write_nifti(paths["FLAIR"], draw_brain((26, 30, 20))[0])
     with pytest.raises(VolumeError, match=r"FLAIR has shape \(26, 30, 20\), but T1w has"):
-        read_contrasts(paths, ["T1w", "FLAIR"], "case")
+        read_session("case", paths, ["T1w", "FLAIR"])
 
 
 def test_contrasts_that_lie_apart_are_refused_and_a_rounded_header_is_not(tmp_path, draw_brain):
     volume, _ = draw_brain()
     paths = files(tmp_path, draw_brain(num_contrasts=2)[0])
     write_nifti(paths["FLAIR"], shifted(volume, 0.3))
-    assert read_contrasts(paths, ["T1w", "FLAIR"], "case").voxels.shape[0] == 2
+    assert read_session("case", paths, ["T1w", "FLAIR"]).image.voxels.shape[0] == 2
     write_nifti(paths["FLAIR"], shifted(volume, 5.0))
     with pytest.raises(VolumeError, match=r"FLAIR lies 2\.5 voxels away from T1w"):
-        read_contrasts(paths, ["T1w", "FLAIR"], "case")
+        read_session("case", paths, ["T1w", "FLAIR"])
 
 
 def test_the_prepared_image_is_ras_at_the_wanted_spacing_and_standardised(turn, draw_brain):
