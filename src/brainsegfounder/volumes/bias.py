@@ -59,14 +59,16 @@ def _field(
     image = _itk(channel, spacing_mm)
     steps = [max(1, round(WORK_MM / mm)) for mm in spacing_mm]
     method = SimpleITK.N4BiasFieldCorrectionImageFilter()
+    # One unit of work, not only one thread: sums are then taken in one order.
     method.SetNumberOfThreads(1)
+    method.SetNumberOfWorkUnits(1)
     method.SetMaximumNumberOfIterations([ITERATIONS] * LEVELS)
     method.Execute(
         SimpleITK.Shrink(image, steps),
         SimpleITK.Shrink(_itk(mask.astype(np.uint8), spacing_mm), steps),
     )
     log_field = SimpleITK.GetArrayFromImage(method.GetLogBiasFieldAsImage(image)).T
-    return np.exp(log_field).astype(np.float32)
+    return np.asarray(np.exp(log_field), dtype=np.float32)
 
 
 def _itk(voxels: NDArray[Any], spacing_mm: tuple[float, float, float]) -> Any:

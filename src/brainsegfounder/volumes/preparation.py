@@ -136,7 +136,7 @@ def prepare_case(
     masks = masks or {}
     used = [paths[name] for name in contrasts if name in paths]
     check_one_subject(case, [*used, *([label] if label else []), *masks.values()])
-    session = read_session(case, paths, contrasts, settings.register, reading)
+    session = read_session(case, paths, contrasts, settings.registration, reading)
     labels = None if label is None else to_case(_read_labels(label, reading), session)
     others = {name: read_scan(path, reading) for name, path in masks.items()}
     return _prepare(session, settings, labels, others)

@@ -100,7 +100,7 @@ def register(fixed: Volume, moving: Volume, kind: Literal["rigid", "affine"]) ->
     transform = _optimise(one, other, transform)
     if kind == "affine":
         transform = _optimise(one, other, _as_affine(transform))
-    matrix = np.linalg.inv(_matrix(transform))
+    matrix = np.asarray(np.linalg.inv(_matrix(transform)), dtype=np.float64)
     identity = np.eye(4)
     return Registration(
         matrix=matrix,
@@ -185,7 +185,9 @@ def _method(one: _Scan) -> Any:
     import SimpleITK
 
     method = SimpleITK.ImageRegistrationMethod()
+    # One unit of work, not only one thread: sums are then taken in one order.
     method.SetNumberOfThreads(1)
+    method.SetNumberOfWorkUnits(1)
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetInterpolator(SimpleITK.sitkLinear)
     steps = np.ceil(MASK_MARGIN_MM / np.asarray(one.volume.spacing_mm)).astype(int)

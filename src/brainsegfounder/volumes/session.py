@@ -235,7 +235,7 @@ def _check_grid(volume: Volume, first: Volume, name: str, first_name: str) -> No
     raise VolumeError(
         Problem(
             "different_grid", volume.source, found, "one grid",
-            "Set preparation.register to rigid, or bring the contrasts to one grid first.",
+            "Set preparation.registration to rigid, or bring the contrasts to one grid first.",
         )
     )  # fmt: skip
 

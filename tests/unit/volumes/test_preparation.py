@@ -51,7 +51,7 @@ def test_contrasts_of_different_shapes_are_refused(tmp_path, draw_brain):
 
 
 def test_contrasts_that_lie_apart_are_refused_and_a_rounded_header_is_not(tmp_path, draw_brain):
-    volume, _ = draw_brain()
+    volume, _ = draw_brain(seed=1)
     paths = files(tmp_path, draw_brain(num_contrasts=2)[0])
     write_nifti(paths["FLAIR"], shifted(volume, 0.3))
     assert read_session("case", paths, ["T1w", "FLAIR"]).image.voxels.shape[0] == 2
