@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from brainsegfounder.errors import LabelError, Problem, VolumeError
 from brainsegfounder.settings import PreparationSettings, ReadingSettings
 from brainsegfounder.volumes.bias import correct_bias
-from brainsegfounder.volumes.brain import find_brain
+from brainsegfounder.volumes.brain import Brain, find_brain, is_stripped
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.geometry import (
     foreground_box,
@@ -53,6 +53,7 @@ from brainsegfounder.volumes.volume import Grid, Triple, Volume, crop
 
 MIN_EXTENT_MM = 32.0
 BRAIN_MASK = "brain"
+AS_IT_IS = ReadingSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def prepare(
         VolumeError: The volume has no contrast, is thinner than 32 mm, or its brain is not found.
         LabelError: The mask is not on the image's grid.
     """
-    return _prepare(session_of(image, contrasts), settings, labels, masks or {})
+    return _prepare(session_of(image, contrasts), settings, labels, masks or {}, AS_IT_IS)
 
 
 def prepare_case(
@@ -139,7 +140,7 @@ def prepare_case(
     session = read_session(case, paths, contrasts, settings.registration, reading)
     labels = None if label is None else to_case(_read_labels(label, reading), session)
     others = {name: read_scan(path, reading) for name, path in masks.items()}
-    return _prepare(session, settings, labels, others)
+    return _prepare(session, settings, labels, others, reading or AS_IT_IS)
 
 
 def undo(volume: Volume, source_grid: Grid | InputGrid) -> Volume:
@@ -174,8 +175,9 @@ def _prepare(
     settings: PreparationSettings,
     labels: Volume | None,
     masks: Mapping[str, Volume],
+    reading: ReadingSettings,
 ) -> Prepared:
-    _check_extent(session.image)
+    _check_size(session.image, reading)
     if labels is not None:
         _check_labels(labels, session.image)
         labels = replace(labels, affine=session.image.affine)
@@ -184,7 +186,7 @@ def _prepare(
     given = carried.pop(BRAIN_MASK).voxels[0] if BRAIN_MASK in carried else None
     brain = find_brain(image, session.contrasts, settings.brain, given)
     noticed = [*session.findings, *(labels.findings if labels else ()), *brain.findings]
-    noticed += _inspected(session.image, labels, brain.mask)
+    noticed += _inspected(image, turned, brain.mask)
     clipped, spikes = clip_spikes(image.voxels, brain.mask)
     noticed += _spike_findings(image.source, spikes)
     tissue = Volume(brain.mask[None], image.affine, image.source)
@@ -192,37 +194,53 @@ def _prepare(
     image, tissue = crop(replace(image, voxels=clipped), *box), crop(tissue, *box)
     grid, placing, doubts = _target_grid(image, tissue, settings, brain.method != "foreground")
     inside = resample_to(tissue, grid).voxels[0] > 0.5
-    voxels = resample_to(image, grid).voxels
-    if settings.bias_correction:
-        voxels, left = correct_bias(voxels, inside, grid.spacing_mm, image.source)
-        doubts = (*doubts, *left)
-    volume_ml = float(brain.mask.sum()) * image.grid.voxel_volume_ml
-    steps = {
-        **session.steps,
-        "brain": {"method": brain.method, "volume_ml": round(volume_ml, 1)},
-        "spikes_clipped": sum(spikes),
-        "bias_correction": "N4" if settings.bias_correction else "none",
-        "space": placing,
-        "shape_vox": list(grid.shape_vox),
-    }
+    standardised, left = _standardised(image, inside, grid, settings)
+    steps = {**session.steps, **_steps(session.image, brain, spikes, settings)}
     return Prepared(
-        image=Volume(zscore_inside(voxels, inside, image.source), grid.affine.copy(), image.source),
+        image=standardised,
         labels=None if turned is None else resample_labels_to(crop(turned, *box), grid),
         reference=labels,
         brain=inside,
         source_grid=session.image.grid,
         fingerprints=session.fingerprints,
-        findings=(*noticed, *doubts),
-        steps=steps,
+        findings=(*noticed, *doubts, *left),
+        steps={**steps, "space": placing, "shape_vox": list(grid.shape_vox)},
         masks={name: resample_to(m, grid).voxels[0] > 0.5 for name, m in carried.items()},
         input_grids=session.input_grids,
     )
 
 
+def _standardised(
+    image: Volume, brain: NDArray[np.bool_], grid: Grid, settings: PreparationSettings
+) -> tuple[Volume, tuple[Finding, ...]]:
+    """Intensities on the prepared grid: resampled, corrected if asked for, standardised."""
+    left: tuple[Finding, ...] = ()
+    voxels = resample_to(image, grid).voxels
+    if settings.bias_correction:
+        voxels, left = correct_bias(voxels, brain, grid.spacing_mm, image.source)
+    voxels = zscore_inside(voxels, brain, image.source)
+    return Volume(voxels, grid.affine.copy(), image.source), left
+
+
+def _steps(
+    image: Volume, brain: Brain, spikes: Sequence[int], settings: PreparationSettings
+) -> dict[str, Any]:
+    volume_ml = float(brain.mask.sum()) * image.grid.voxel_volume_ml
+    return {
+        "brain": {
+            "method": brain.method,
+            "volume_ml": round(volume_ml, 1),
+            "arrived_stripped": is_stripped(image),
+        },
+        "spikes_clipped": sum(spikes),
+        "bias_correction": "N4" if settings.bias_correction else "none",
+    }
+
+
 def _inspected(
     image: Volume, labels: Volume | None, foreground: NDArray[np.bool_]
 ) -> tuple[Finding, ...]:
-    """What a look at the voxels finds; the one place where `quality` is asked."""
+    """What a look at the voxels finds, all in RAS; the one place where `quality` is asked."""
     del image, labels, foreground
     return ()
 
@@ -264,7 +282,7 @@ def _margin_box(tissue: Volume, margin_mm: float) -> tuple[Triple, Triple]:
 def _spike_findings(case: str, counts: Sequence[int]) -> list[Finding]:
     return [
         Finding(
-            "spike", case,
+            "spike_clipped", case,
             f"contrast {number}: {count} voxels far beyond the brain's range; clipped to it.",
             "repair",
         )
@@ -273,14 +291,17 @@ def _spike_findings(case: str, counts: Sequence[int]) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _check_extent(image: Volume) -> None:
+def _check_size(image: Volume, reading: ReadingSettings) -> None:
+    if reading.any_size:
+        return
     extent_mm = np.asarray(image.shape_vox) * np.asarray(image.spacing_mm)
     if extent_mm.min() < MIN_EXTENT_MM:
         raise VolumeError(
             Problem(
                 "too_thin", image.source,
                 f"only {extent_mm.min():.0f} mm along one axis (shape {image.shape_vox})",
-                f"at least {MIN_EXTENT_MM:.0f} mm of brain", "Give the whole scan.",
+                f"at least {MIN_EXTENT_MM:.0f} mm of brain",
+                "Give the whole scan, or set reading.any_size.",
             )
         )  # fmt: skip
 
