@@ -2,19 +2,19 @@ import numpy as np
 import pytest
 
 from brainsegfounder.volumes.bias import correct_bias
-from brainsegfounder.volumes.geometry import resample_to, spaced_grid
 
 
 @pytest.fixture(scope="module")
-def corrected(subject):
-    """A coarse T1w under a field that doubles from left to right, and clean; brain, field, both."""
-    fine = subject.volumes["T1w"]
-    t1w = resample_to(fine, spaced_grid(fine.grid, (12.0, 12.0, 12.0)))
-    brain = t1w.voxels[0] > 0
-    right = np.linspace(-0.5, 0.5, brain.shape[0], dtype=np.float32)[:, None, None]
-    field = np.exp(0.7 * right)
-    channels = np.concatenate([t1w.voxels * field, t1w.voxels])
-    return channels, brain, np.broadcast_to(field, brain.shape), t1w.spacing_mm
+def corrected():
+    """A ball of two tissues under a field that doubles from left to right, and without it."""
+    rng = np.random.default_rng(0)
+    axes = np.linspace(-1, 1, 18)
+    right, front, top = np.meshgrid(axes, axes, axes, indexing="ij")
+    brain = right**2 + front**2 + top**2 < 0.9
+    tissue = np.where(brain, rng.choice([80.0, 120.0], brain.shape), 0)
+    clean = (tissue + brain * rng.normal(0, 2, brain.shape)).astype(np.float32)
+    field = np.exp(0.35 * right).astype(np.float32)
+    return np.stack([clean * field, clean]), brain, field, (8.0, 8.0, 8.0)
 
 
 @pytest.fixture(scope="module")
