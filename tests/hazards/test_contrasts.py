@@ -119,7 +119,7 @@ def test_I82_a_contrast_agent_told_elsewhere_is_no_swap(two):
 
 @pytest.mark.parametrize("spoilt", ["FLAIR", "label", "brain"])
 def test_I83_files_of_different_subjects_are_refused(two, tmp_path, draw_brain, spoilt):
-    paths, flair = two
+    paths, _ = two
     names = {"T1w": "sub-01_T1w", "FLAIR": "sub-01_FLAIR", "label": "sub-01_seg",
              "brain": "sub-01_mask"}  # fmt: skip
     names[spoilt] = names[spoilt].replace("01", "02")

@@ -58,7 +58,8 @@ def test_a_real_head_is_not_stripped_whatever_its_size(head: Path) -> None:
 
 
 def test_deepbet_finds_the_brain_of_a_real_head(head: Path) -> None:
-    pytest.importorskip("fill_voids", reason="deepbet is not installed")
+    if importlib.util.find_spec("deepbet") is None:
+        pytest.skip('deepbet is not installed; pip install "brainsegfounder[strip]"')
     settings = PreparationSettings(brain="deepbet", spacing_mm=(2.0, 2.0, 2.0))
     prepared = prepare_case("head", {"T1w": head}, ["T1w"], settings)
     assert prepared.steps["brain"]["method"] == "deepbet"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from brainsegfounder.errors import Problem, VolumeError
 from brainsegfounder.volumes.geometry import resample_to, spaced_grid
 from brainsegfounder.volumes.intensity import foreground
 from brainsegfounder.volumes.volume import Affine, Grid, Volume
@@ -93,7 +94,7 @@ def register(fixed: Volume, moving: Volume, kind: Literal["rigid", "affine"]) ->
         The matrix and how well it does, on grids of 2 mm; accurate to a fraction of a millimetre.
 
     Raises:
-        VolumeError: A scan has one single value.
+        VolumeError: A scan has one single value, or the scans do not meet at all.
     """
     one, other = _scan(fixed), _scan(moving)
     transform = _best_start(one, other)
@@ -208,7 +209,16 @@ def _optimise(one: _Scan, other: _Scan, start: Any) -> Any:
     method.SetSmoothingSigmasPerLevel(SMOOTH_MM)
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(start, inPlace=True)
-    method.Execute(one.image, other.image)
+    try:
+        method.Execute(one.image, other.image)
+    except RuntimeError as error:
+        raise VolumeError(
+            Problem(
+                "registration_failed", other.volume.source,
+                f"cannot be registered to {one.volume.source}: the scans do not meet",
+                "two scans of one head", "Look at both, or register them by hand.",
+            )
+        ) from error  # fmt: skip
     return start
 
 

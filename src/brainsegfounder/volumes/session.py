@@ -272,11 +272,13 @@ def _registered(
     case: str, name: str, volume: Volume, first: Volume
 ) -> tuple[Volume, InputGrid, dict[str, Any], list[Finding]]:
     found = register(to_ras(first), to_ras(volume), "rigid")
+    # What makes it worse is not used: then the headers say where the scan is.
+    matrix = found.matrix if found.information[1] >= found.information[0] else np.eye(4)
     findings = []
     if not found.is_trusted:
         message = f"{name} was registered, but little speaks for the result "
         message += f"(foregrounds share {found.overlap[1]:.0%}); look at this case."
         findings.append(Finding("registration_doubtful", case, message, "warning"))
-    grid = InputGrid(volume.grid, found.matrix)
+    grid = InputGrid(volume.grid, matrix)
     moved = resample_to(replace(volume, affine=grid.in_case.affine), first.grid)
-    return moved, grid, found.record(), findings
+    return moved, grid, {**found.record(), "matrix": matrix.tolist()}, findings

@@ -291,7 +291,7 @@ def test_mni_space_is_left_again_onto_the_files_own_grid(in_mni):
 
 
 def test_the_prepared_grid_in_mni_tells_both_millimetres(in_mni):
-    image, labels, prepared = in_mni
+    _, labels, prepared = in_mni
     matrix = np.asarray(prepared.steps["space"]["matrix"])
     np.testing.assert_allclose(
         (matrix @ prepared.image.affine)[:3, :3], np.diag([4.0, 4.0, 4.0]), atol=1e-9

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from brainsegfounder.errors import VolumeError
+from brainsegfounder.volumes import registration as registration_module
 from brainsegfounder.volumes.registration import Registration, register, share_in_common
 from brainsegfounder.volumes.volume import Volume
 
@@ -72,3 +74,17 @@ def test_a_mask_within_another_shares_all_of_itself():
     large[2:8], small[3:5] = True, True
     assert share_in_common(large, small) == share_in_common(small, large) == 1.0
     assert share_in_common(small, ~large) == 0.0
+
+
+def test_scans_that_do_not_meet_are_refused_with_a_reason(subject, monkeypatch):
+    t1w = subject.volumes["T1w"]
+    start = registration_module._best_start
+
+    def far(one, other):
+        transform = start(one, other)
+        transform.SetTranslation((1000.0, 0.0, 0.0))
+        return transform
+
+    monkeypatch.setattr(registration_module, "_best_start", far)
+    with pytest.raises(VolumeError, match="the scans do not meet; expected two scans of one head"):
+        register(t1w, subject.volumes["FLAIR"], "rigid")

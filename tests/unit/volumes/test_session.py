@@ -3,9 +3,11 @@ import pytest
 
 from brainsegfounder.errors import LabelError
 from brainsegfounder.settings import PreparationSettings
+from brainsegfounder.volumes import session as session_module
 from brainsegfounder.volumes.geometry import resample_to, spaced_grid
 from brainsegfounder.volumes.nifti import write_nifti
 from brainsegfounder.volumes.preparation import prepare_case, undo, undo_labels
+from brainsegfounder.volumes.registration import Registration
 from brainsegfounder.volumes.session import InputGrid, read_session
 from brainsegfounder.volumes.volume import Volume
 
@@ -117,3 +119,12 @@ def test_results_return_to_a_contrast_whose_header_was_rounded(tmp_path, draw_br
     back = undo_labels(prepared.labels, prepared.input_grids[1])
     np.testing.assert_array_equal(back.voxels, labels.voxels)
     np.testing.assert_allclose(back.affine, near, atol=1e-5)
+
+
+def test_a_registration_that_made_it_worse_is_not_used_and_warned_of(apart, monkeypatch):
+    astray = Registration(np.diag([-1.0, 1, 1, 1]), (0.5, 0.1), (0.9, 0.4))
+    monkeypatch.setattr(session_module, "register", lambda *args: astray)
+    session = read_session("a", apart, BOTH, "rigid")
+    np.testing.assert_array_equal(session.input_grids[1].to_case, np.eye(4))
+    assert session.steps["registration"]["contrasts"]["FLAIR"]["matrix"] == np.eye(4).tolist()
+    assert [(f.code, f.kind) for f in session.findings] == [("registration_doubtful", "warning")]
