@@ -13,6 +13,8 @@ from brainsegfounder.errors import VolumeError
 # A skull-stripped volume has a good part of its voxels at exactly zero; a raw one has hardly any.
 STRIPPED_ZERO_FRACTION = 0.1
 CLIP_PERCENTILES = (0.1, 99.9)
+# A spike lies this many times the brain's own range beyond it; no tissue or vessel does.
+SPIKE_RANGES = 10.0
 
 
 def foreground(channels: NDArray[np.float32], source: str = "<memory>") -> NDArray[np.bool_]:
@@ -53,6 +55,35 @@ def fingerprint(channel: NDArray[np.float32]) -> str:
         The first 16 digits of the SHA-256 of the values that are not zero, in order.
     """
     return hashlib.sha256(channel[channel != 0].tobytes()).hexdigest()[:16]
+
+
+def clip_spikes(
+    channels: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+    """Cut spikes down to the brain's range, before interpolation spreads them.
+
+    A spike lies more than ten times the range from the 0.1 to the 99.9 percentile of the brain
+    beyond these percentiles. Scans without one, which is nearly all, come back as they are.
+
+    Args:
+        channels: Intensities, shape (C, I, J, K).
+        mask: The brain, shape (I, J, K).
+
+    Returns:
+        The intensities, copied only where there was a spike, and the number of spikes in each
+        contrast. Voxels of exactly 0 are background and never spikes.
+    """
+    result, counts = channels, []
+    for number, channel in enumerate(channels):
+        inside = channel[mask] if mask.any() else channel
+        low, high = (float(value) for value in np.percentile(inside, CLIP_PERCENTILES))
+        reach = SPIKE_RANGES * (high - low)
+        spikes = ((channel > high + reach) | (channel < low - reach)) & (channel != 0)
+        if spikes.any():
+            result = channels.copy() if result is channels else result
+            result[number][spikes] = np.clip(channel[spikes], low, high)
+        counts.append(int(spikes.sum()))
+    return result, tuple(counts)
 
 
 def zscore_inside(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from brainsegfounder.errors import VolumeError
-from brainsegfounder.volumes.intensity import fingerprint, foreground, zscore_inside
+from brainsegfounder.volumes.intensity import clip_spikes, fingerprint, foreground, zscore_inside
 
 
 def two_contrasts(draw_brain):
@@ -99,3 +99,40 @@ def test_a_scan_is_known_again_when_padded_or_cropped_but_not_when_changed():
     changed[3, 3, 3] += 1
     assert fingerprint(changed) != fingerprint(voxels)
     assert fingerprint(voxels[::-1]) != fingerprint(voxels)
+
+
+def test_a_scan_without_spikes_comes_back_itself(draw_brain):
+    channels = two_contrasts(draw_brain)
+    mask = (channels != 0).any(axis=0)
+    same, counts = clip_spikes(channels, mask)
+    assert same is channels
+    assert counts == (0, 0)
+
+
+def test_bright_tissue_is_no_spike(draw_brain):
+    channels = two_contrasts(draw_brain)
+    mask = (channels != 0).any(axis=0)
+    channels[0][tuple(np.argwhere(mask)[0])] = 5 * channels[0].max()
+    assert clip_spikes(channels, mask)[0] is channels
+
+
+@pytest.mark.parametrize("spike", [1e9, -1e9])
+def test_spikes_are_counted_and_cut_to_the_brains_range_and_nothing_else_changes(draw_brain, spike):
+    channels = two_contrasts(draw_brain)
+    mask = (channels != 0).any(axis=0)
+    spiked, place = channels.copy(), tuple(np.argwhere(mask)[7])
+    spiked[1][place] = spiked[1, 0, 0, 0] = spike
+    clipped, counts = clip_spikes(spiked, mask)
+    assert counts == (0, 2)
+    low, high = np.percentile(channels[1][mask], (0.1, 99.9))
+    assert clipped[1][place] == pytest.approx(high if spike > 0 else low, rel=0.02)
+    assert spiked[1][place] == np.float32(spike), "the input is not touched"
+    clipped[1][place] = clipped[1, 0, 0, 0] = 0
+    spiked[1][place] = spiked[1, 0, 0, 0] = 0
+    np.testing.assert_array_equal(clipped, spiked)
+
+
+def test_zeros_around_a_brain_far_above_0_are_no_spikes():
+    channels = np.zeros((1, 12, 12, 12), np.float32)
+    channels[0, 3:9, 3:9, 3:9] = np.random.default_rng(0).normal(1000, 1, (6, 6, 6))
+    assert clip_spikes(channels, channels[0] != 0)[0] is channels

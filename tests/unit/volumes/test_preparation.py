@@ -1,18 +1,22 @@
+import json
+
 import numpy as np
 import pytest
 
 from brainsegfounder.errors import ContrastError, LabelError, VolumeError
 from brainsegfounder.settings import PreparationSettings
-from brainsegfounder.volumes.geometry import to_ras
-from brainsegfounder.volumes.nifti import write_nifti
-from brainsegfounder.volumes.preparation import (
-    prepare,
-    prepare_case,
-    read_contrasts,
-    undo,
-    undo_labels,
+from brainsegfounder.volumes.geometry import (
+    foreground_box,
+    resample_labels_to,
+    resample_to,
+    spaced_grid,
+    to_ras,
 )
-from brainsegfounder.volumes.volume import Volume
+from brainsegfounder.volumes.intensity import foreground, zscore_inside
+from brainsegfounder.volumes.nifti import write_nifti
+from brainsegfounder.volumes.preparation import prepare, prepare_case, undo, undo_labels
+from brainsegfounder.volumes.session import read_session
+from brainsegfounder.volumes.volume import Volume, crop
 
 OWN_SPACING = PreparationSettings(spacing_mm=None)
 
@@ -36,7 +40,7 @@ def files(folder, volume, names=("T1w", "FLAIR")):
 
 def test_contrasts_are_joined_in_the_order_asked_for(tmp_path, draw_brain):
     volume, _ = draw_brain(num_contrasts=2)
-    joined = read_contrasts(files(tmp_path, volume), ["FLAIR", "T1w"], "case")
+    joined = read_session("case", files(tmp_path, volume), ["FLAIR", "T1w"]).image
     np.testing.assert_array_equal(joined.voxels, volume.voxels[::-1])
     np.testing.assert_allclose(joined.affine, volume.affine, atol=1e-5)
     assert joined.source == "case"
@@ -45,24 +49,24 @@ def test_contrasts_are_joined_in_the_order_asked_for(tmp_path, draw_brain):
 def test_a_missing_contrast_is_named_with_what_there_is(tmp_path, draw_brain):
     paths = files(tmp_path, draw_brain(num_contrasts=2)[0])
     with pytest.raises(ContrastError, match=r"case7: no T1ce, T2w found; .*there is T1w, FLAIR"):
-        read_contrasts(paths, ["T1w", "T1ce", "T2w"], "case7")
+        read_session("case7", paths, ["T1w", "T1ce", "T2w"])
 
 
 def test_contrasts_of_different_shapes_are_refused(tmp_path, draw_brain):
     paths = files(tmp_path, draw_brain(num_contrasts=2)[0])
     write_nifti(paths["FLAIR"], draw_brain((26, 30, 20))[0])
     with pytest.raises(VolumeError, match=r"FLAIR has shape \(26, 30, 20\), but T1w has"):
-        read_contrasts(paths, ["T1w", "FLAIR"], "case")
+        read_session("case", paths, ["T1w", "FLAIR"])
 
 
 def test_contrasts_that_lie_apart_are_refused_and_a_rounded_header_is_not(tmp_path, draw_brain):
-    volume, _ = draw_brain()
+    volume, _ = draw_brain(seed=1)
     paths = files(tmp_path, draw_brain(num_contrasts=2)[0])
     write_nifti(paths["FLAIR"], shifted(volume, 0.3))
-    assert read_contrasts(paths, ["T1w", "FLAIR"], "case").voxels.shape[0] == 2
+    assert read_session("case", paths, ["T1w", "FLAIR"]).image.voxels.shape[0] == 2
     write_nifti(paths["FLAIR"], shifted(volume, 5.0))
     with pytest.raises(VolumeError, match=r"FLAIR lies 2\.5 voxels away from T1w"):
-        read_contrasts(paths, ["T1w", "FLAIR"], "case")
+        read_session("case", paths, ["T1w", "FLAIR"])
 
 
 def test_the_prepared_image_is_ras_at_the_wanted_spacing_and_standardised(turn, draw_brain):
@@ -186,3 +190,112 @@ def test_a_case_is_read_and_prepared_with_its_mask(brats_folder):
     assert prepared.image.voxels.shape[0] == 2
     assert set(np.unique(prepared.labels.voxels)) == {0, 1, 2, 4}
     assert prepared.image.source == "A"
+
+
+def test_the_usual_settings_are_the_plain_steps_and_nothing_more(draw_brain, turn, rotated):
+    image, labels = draw_brain(num_contrasts=2)
+    affine = rotated(image.affine, 10)
+    image, labels = (turn(Volume(v.voxels, affine), (2, 0, 1), (1,)) for v in (image, labels))
+    prepared = prepare(image, PreparationSettings(spacing_mm=(3.0, 2.5, 3.0)), labels)
+
+    ras, tissue = to_ras(image), foreground(to_ras(image).voxels)
+    box = foreground_box(tissue, (2, 2, 2))
+    grid = spaced_grid(crop(ras, *box).grid, (3.0, 2.5, 3.0))
+    brain = resample_to(crop(Volume(tissue[None], ras.affine), *box), grid).voxels[0] > 0.5
+    voxels = zscore_inside(resample_to(crop(ras, *box), grid).voxels, brain)
+    np.testing.assert_array_equal(prepared.brain, brain)
+    np.testing.assert_array_equal(prepared.image.voxels, voxels)
+    np.testing.assert_array_equal(prepared.image.affine, grid.affine)
+    carried = resample_labels_to(crop(to_ras(labels), *box), grid)
+    np.testing.assert_array_equal(prepared.labels.voxels, carried.voxels)
+    assert prepared.findings == ()
+
+
+def test_what_was_done_can_be_written_as_json(subject):
+    spiked = subject.volumes["T1w"].voxels.copy()
+    spiked[0, 20, 25, 22] = 1e9
+    prepared = prepare(Volume(spiked, subject.labels.affine), OWN_SPACING)
+    steps = json.loads(json.dumps(prepared.steps))
+    assert steps["brain"]["method"] == "foreground"
+    assert steps["brain"]["arrived_stripped"] is True
+    assert steps["spikes_clipped"] == 1
+    assert (steps["space"], steps["bias_correction"]) == ({"name": "native"}, "none")
+    assert [f.code for f in prepared.findings] == ["spike_clipped"]
+
+
+def test_a_given_brain_is_where_intensities_count_and_what_is_kept(draw_brain, turn):
+    image, labels = draw_brain()
+    core = Volume((labels.voxels > 0).astype(np.float32), labels.affine)
+    settings = OWN_SPACING.model_copy(update={"brain": "auto", "margin_mm": 2.0})
+    masks = {"brain": turn(core, (1, 0, 2), (2,))}
+    prepared = prepare(turn(image, (1, 0, 2), (2,)), settings, masks=masks)
+    assert prepared.steps["brain"]["method"] == "given"
+    assert prepared.brain.sum() == core.voxels.sum()
+    assert not prepared.image.voxels[0, ~prepared.brain].any()
+    assert prepared.masks == {}
+
+
+def test_deface_and_anatomy_masks_come_to_the_prepared_grid(tmp_path, draw_brain):
+    image, labels = draw_brain(num_contrasts=2)
+    paths = files(tmp_path, image)
+    deface = labels.voxels == 2
+    write_nifti(tmp_path / "deface.nii", Volume(deface.astype(np.int16), labels.affine))
+    fine = resample_to(
+        Volume(labels.voxels > 0, labels.affine), spaced_grid(labels.grid, (1, 1, 1))
+    )
+    write_nifti(tmp_path / "anatomy.nii", fine)
+    masks = {name: tmp_path / f"{name}.nii" for name in ("deface", "anatomy")}
+    prepared = prepare_case("a", paths, ["T1w", "FLAIR"], OWN_SPACING, masks=masks)
+    assert set(prepared.masks) == {"deface", "anatomy"}
+    assert {m.shape for m in prepared.masks.values()} == {prepared.brain.shape}
+    expected = prepare(image, OWN_SPACING, Volume(deface.astype(np.int16), labels.affine))
+    np.testing.assert_array_equal(prepared.masks["deface"], expected.labels.voxels[0] == 1)
+    lesion = prepare(image, OWN_SPACING, labels).labels.voxels[0] > 0
+    assert dice(prepared.masks["anatomy"], lesion) > 0.9
+
+
+def test_n4_is_done_where_it_is_asked_for(draw_brain):
+    image, _ = draw_brain()
+    field = np.exp(np.linspace(-0.5, 0.5, image.shape_vox[2], dtype=np.float32))
+    biased = Volume(image.voxels * field, image.affine)
+    settings = PreparationSettings(spacing_mm=(4.0, 4.0, 4.0))
+    plain = prepare(biased, settings)
+    better = prepare(biased, settings.model_copy(update={"bias_correction": True}))
+    assert better.steps["bias_correction"] == "N4"
+    top = np.indices(plain.brain.shape)[2][plain.brain]
+    slopes = [np.corrcoef(top, p.image.voxels[0, p.brain])[0, 1] for p in (plain, better)]
+    assert abs(slopes[1]) < 0.5 * abs(slopes[0])
+
+
+@pytest.fixture(scope="module")
+def in_mni(subject, turn):
+    """An axis-swapped subject, its labels as read, and it prepared in MNI space at 4 mm."""
+    image = Volume(
+        np.concatenate([v.voxels for v in subject.volumes.values()]), subject.labels.affine
+    )
+    image, labels = (turn(v, (2, 0, 1), (0, 2)) for v in (image, subject.labels))
+    settings = PreparationSettings(space="mni", spacing_mm=(4.0, 4.0, 4.0), brain="auto")
+    return image, labels, prepare(image, settings, labels, contrasts=("T1w", "FLAIR"))
+
+
+def test_mni_space_is_left_again_onto_the_files_own_grid(in_mni):
+    image, labels, prepared = in_mni
+    assert prepared.steps["space"]["dice"] > 0.92
+    assert prepared.findings == ()
+    back = undo_labels(prepared.labels, prepared.source_grid)
+    assert back.shape_vox == image.shape_vox
+    np.testing.assert_array_equal(back.affine, image.affine)
+    assert dice(back.voxels > 0, labels.voxels > 0) > 0.85
+    mirrored = to_ras(labels).voxels[0, ::-1] > 0
+    assert dice(to_ras(back).voxels[0] > 0, mirrored) < 0.5
+
+
+def test_the_prepared_grid_in_mni_tells_both_millimetres(in_mni):
+    _, labels, prepared = in_mni
+    matrix = np.asarray(prepared.steps["space"]["matrix"])
+    np.testing.assert_allclose(
+        (matrix @ prepared.image.affine)[:3, :3], np.diag([4.0, 4.0, 4.0]), atol=1e-9
+    )
+    volumes_ml = [(v.voxels > 0).sum() * v.grid.voxel_volume_ml for v in (labels, prepared.labels)]
+    assert volumes_ml[1] == pytest.approx(volumes_ml[0], rel=0.1), "mL are the patient's"
+    json.dumps(prepared.steps)
