@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import textwrap
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -161,5 +161,5 @@ def _line(svg: ET.Element, x1: float, y1: float, x2: float, y2: float) -> None:
     ET.SubElement(svg, "line", {**ends, "stroke": "currentColor", "stroke-width": "1.5"})
 
 
-def _texts(numbers: dict[str, float]) -> dict[str, str]:
+def _texts(numbers: Mapping[str, float]) -> dict[str, str]:
     return {name: f"{value:g}" for name, value in numbers.items()}
