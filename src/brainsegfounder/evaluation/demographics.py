@@ -83,14 +83,17 @@ def count_characteristics(
 
 
 def demographics_figure(characteristics: Sequence[Characteristic]) -> str:
-    """Bars for every level of every column that has any, with its count; a data URI (SVG)."""
+    """Bars for every level of every column, with its count, as a data URI (SVG).
+
+    At least one column must have a level; one without any is left out.
+    """
     drawn = [one for one in characteristics if one.levels]
     heights_in = [0.5 + 0.27 * len(one.levels) for one in drawn]
     figure = Figure((4.6, 0.2 + sum(heights_in)), layout="constrained", facecolor="white")
     # Each panel's share of the height goes by its bars, so that all bars are as thick.
     shares = [len(one.levels) + 0.6 for one in drawn]
-    panels = figure.subplots(max(1, len(drawn)), 1, squeeze=False, height_ratios=shares or None)
-    for number, (axes, one) in enumerate(zip(panels[:, 0], drawn, strict=False)):
+    panels = figure.subplots(len(drawn), 1, squeeze=False, height_ratios=shares)
+    for number, (axes, one) in enumerate(zip(panels[:, 0], drawn, strict=True)):
         _draw_bars(axes, one, ON_WHITE[number % 3])
     return svg_uri(figure)
 
@@ -103,7 +106,7 @@ def _draw_bars(axes: Axes, one: Characteristic, colour: str) -> None:
         x = level.bar + 0.015 * max(bars)
         axes.text(x, row, level.count, va="center", fontsize=9, color=INK)
     axes.set_yticks(rows, names, fontsize=9, color=INK, parse_math=False)
-    axes.set(xlim=(0, 1.22 * max(bars)), ylim=(len(names) - 0.4, -0.6))
+    axes.set(xlim=(0, 1.3 * max(bars)), ylim=(len(names) - 0.4, -0.6))
     axes.set_title(_title(one), fontsize=10, loc="left", color=INK)
     axes.set_xticks([])
     axes.tick_params(length=0)

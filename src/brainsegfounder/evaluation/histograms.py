@@ -98,15 +98,18 @@ def histogram_figure(
     axes.fill_between(
         centres, low, high, color=ON_WHITE[0], alpha=0.18, lw=0, label="9 in 10 cases"
     )
-    axes.fill_between(centres, lower, upper, color=ON_WHITE[0], alpha=0.35, lw=0, label="half")
+    axes.fill_between(
+        centres, lower, upper, color=ON_WHITE[0], alpha=0.35, lw=0, label="half of the cases"
+    )
     axes.plot(centres, middle, color=ON_WHITE[0], lw=1.8, label=f"median of {len(profiles)}")
     for number, case in enumerate(unusual[: len(DASHES)]):
         axes.plot(
             centres, profiles[case].density, color=ON_WHITE[1], ls=DASHES[number], lw=1.2,
             label=_shortened(case),
         )  # fmt: skip
-    seen = np.flatnonzero(densities.max(axis=0) > 0.002)
-    axes.set_xlim(centres[seen[0]], centres[seen[-1]]) if seen.size > 1 else None
+    seen = np.flatnonzero(densities.mean(axis=0) > 0.002)
+    if seen.size > 1:
+        axes.set_xlim(centres[seen[0]], centres[seen[-1]])
     axes.set_ylim(bottom=0)
     axes.axvline(0, color=INK, lw=0.6, alpha=0.5)
     legend_above(axes, num_entries=3 + min(len(unusual), len(DASHES)))

@@ -36,7 +36,9 @@ MARGIN_MM = 5.0
 # What stays visible around a lesion, so that the reader knows where in the brain it is.
 SURROUNDINGS_MM = 18.0
 CLOSEST_VIEW_MM = 60.0
-STRIP_WIDTH_IN, STRIP_DPI, STRIP_FONT = 6.2, 100, 10.5
+STRIP_WIDTH_IN, STRIP_DPI, STRIP_FONT = 6.2, 100, 11.5
+# Share of the height that is left free for the words over each slice.
+STRIP_HEADROOM = 0.1
 # Labels of a strip differ by line as well as by colour.
 STRIP_LINES: tuple[Any, ...] = ("solid", DASHES, (0, (1, 1)), (0, (6, 2, 1.5, 2)))
 
@@ -181,7 +183,8 @@ def case_strip(
     extent_mm = np.asarray(case.voxels.shape) * np.asarray(case.spacing_mm)
     widths_mm = [float(extent_mm[plane.across]) for plane in PLANES]
     height_mm = float(max(extent_mm[plane.up] for plane in PLANES))
-    row_in = STRIP_WIDTH_IN * height_mm / sum(widths_mm)
+    shown_mm = (1 + STRIP_HEADROOM) * height_mm
+    row_in = STRIP_WIDTH_IN * shown_mm / sum(widths_mm)
     footer_in = 0.3 if labels is not None and regions else 0.0
     height_in = row_in + footer_in
     figure = Figure(figsize=(STRIP_WIDTH_IN, height_in), facecolor="black")
@@ -192,7 +195,7 @@ def case_strip(
     for column, plane in enumerate(PLANES):
         axes = figure.add_subplot(grid[0, column])
         bottom_mm = (float(extent_mm[plane.up]) - height_mm) / 2
-        index, view = _slices(case, plane.axis)[0], (0.0, bottom_mm, widths_mm[column], height_mm)
+        index, view = _slices(case, plane.axis)[0], (0.0, bottom_mm, widths_mm[column], shown_mm)
         _draw_slice(axes, case, plane, index, view, STRIP_FONT)
         _draw_outlines(axes, case, plane, index, STRIP_LINES)
     if footer_in:
@@ -379,8 +382,8 @@ def _flat(voxels: NDArray[Any], case: _Case, plane: _Plane, index: int) -> NDArr
 def _where(case: _Case, plane: _Plane, index: int) -> str:
     middle = np.asarray(case.voxels.shape, dtype=np.float64) / 2
     middle[plane.axis] = index
-    position_mm = (case.affine @ [*middle, 1.0])[plane.axis]
-    return f"{plane.name} {'xyz'[plane.axis]} = {position_mm:.0f} mm".replace("-", "−")
+    position_mm = round((case.affine @ [*middle, 1.0])[plane.axis])
+    return f"{plane.name} {'xyz'[plane.axis]} = {position_mm} mm".replace("-", "−")
 
 
 def _write(axes: Axes, x: float, y: float, text: str, **align: Any) -> None:

@@ -61,7 +61,9 @@ def read_participants(path: Path) -> Participants:
     try:
         text = path.read_text(encoding="utf-8-sig")
         lines = list(csv.reader(io.StringIO(text), delimiter=_delimiter(path, text)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:  # its text would name the folder, too
+        raise _unreadable(path, error.strerror or "no file that can be read") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, str(error)) from error
     header = lines[0] if lines else []
     places = _places(header)

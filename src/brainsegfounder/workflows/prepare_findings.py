@@ -22,8 +22,8 @@ def findings_chapter(
     """What was refused, doubtful, repaired and noted, grouped by code, every case named."""
     groups = [*_refused_groups(refused), *_finding_groups(findings)]
     if excluded:
-        names = [([case], "") for case in excluded]
-        groups.append(Group("excluded", "named in the recipe", len(names), "", names))
+        names = [(excluded, "")]
+        groups.append(Group("excluded", "named in the recipe", len(excluded), "", names))
     text = (
         "Refused cases are not in the store. “Look at” names scans that were accepted in doubt; "
         "“repaired” ones were changed while reading; “noted” is good to know."
@@ -83,6 +83,7 @@ def without_folders(text: str, file: str = "") -> str:
     """A message in which files are named without the folders they are in."""
     if "/" in file:
         text = text.replace(file, _name(file))
+    text = re.sub(r"(?<=['\"])/[^'\"]*/(?=[^'\"/]*['\"])", "", text)  # quoted: spaces, too
     return re.sub(r"(?<![\w.:/])/(?:[^\s/,;:'\"()]+/)+", "", text)
 
 

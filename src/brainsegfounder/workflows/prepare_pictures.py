@@ -55,7 +55,10 @@ def read_profiles(store: Store) -> dict[str, dict[str, Profile]]:
 def histogram_chapter(store: Store, profiles: dict[str, dict[str, Profile]]) -> Chapter:
     """A picture for each contrast, and the cases that differ from the rest."""
     num_seen = len(spread_evenly(store.cases, MAX_HISTOGRAMS))
-    chosen = "All" if num_seen == len(store.cases) else f"{num_seen} evenly chosen cases of"
+    total = f"{len(store.cases):,} cases"
+    seen = (
+        f"All {total}" if num_seen == len(store.cases) else f"{num_seen} of {total}, evenly chosen"
+    )
     pictures: list[Picture] = []
     rows: list[list[Cell]] = []
     for contrast, by_case in profiles.items():
@@ -69,7 +72,7 @@ def histogram_chapter(store: Store, profiles: dict[str, dict[str, Profile]]) -> 
         "intensities",
         "Intensities",
         paragraphs=[
-            f"{chosen} {len(store.cases):,} cases, inside the brain and after normalisation.",
+            f"{seen}, inside the brain and after normalisation.",
             RULE,
         ],
         pictures=pictures,

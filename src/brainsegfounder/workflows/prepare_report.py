@@ -140,7 +140,7 @@ def flow_stages(prepared: _Outcome, store: Store, findings: Findings) -> list[St
     reasons = [("excluded by the recipe", excluded), ("left aside by the layout", aside)]
     stages = [
         ("Cases found", considered + excluded + aside, "Not considered", reasons),
-        ("Cases considered", considered, "A contrast is missing or in doubt", _reasons(lacking)),
+        ("Cases considered", considered, "Contrast missing or in doubt", _reasons(lacking)),
         ("Cases with all contrasts", complete, "Refused", _reasons(refused)),
     ]
     drawn: list[Stage] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,19 +147,15 @@ def _count_table(
 
 
 def _range_table(cases: Sequence[StoredCase]) -> Table:
-    grids: dict[str, Callable[[StoredCase], Any]] = {
-        "files, along the file's own axes": lambda case: case.source_grid,
-        "prepared, right, anterior, superior": lambda case: case.grid,
-    }
     rows: list[list[Cell]] = []
-    for name, of in grids.items():
-        shapes = np.array([of(case).shape_vox for case in cases])
-        extents_mm = np.array([np.multiply(of(c).shape_vox, of(c).spacing_mm) for c in cases])
-        for unit, values in (("voxels", shapes), ("mm", extents_mm)):
-            for word, numbers in (
-                ("smallest", values.min(axis=0)),
-                ("median", np.median(values, axis=0)),
-                ("largest", values.max(axis=0)),
-            ):
-                rows.append([name, word, " × ".join(f"{n:.0f}" for n in numbers), unit])
-    return Table("Range of the sizes, axis by axis.", ["grid", "", "size", "unit"], rows)
+    for name, grids in (
+        ("files", [case.source_grid for case in cases]),
+        ("prepared", [case.grid for case in cases]),
+    ):
+        shapes = np.array([grid.shape_vox for grid in grids])
+        extents_mm = shapes * np.array([grid.spacing_mm for grid in grids])
+        for word, percentile in (("smallest", 0), ("median", 50), ("largest", 100)):
+            sizes = [np.percentile(values, percentile, axis=0) for values in (shapes, extents_mm)]
+            rows.append([name, word, *(" × ".join(f"{n:.0f}" for n in size) for size in sizes)])
+    caption = "Sizes, each axis on its own; of prepared cases: right, anterior, superior."
+    return Table(caption, ["grid", "", "voxels", "mm"], rows)
