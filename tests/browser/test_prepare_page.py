@@ -4,6 +4,7 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,9 +79,7 @@ def chromium(tmp_path, *arguments):
 def page(cohort, tmp_path_factory):
     """The report of the drawn cohort, kept apart from the store that other tests share."""
     folder = tmp_path_factory.mktemp("page") / "store"
-    folder.mkdir()
-    for part in ("cases", "store.json", "manifest.csv"):
-        (folder / part).symlink_to(cohort / part)
+    shutil.copytree(cohort, folder)
     store = open_store(folder)
     names = [case.case for case in store.cases]
     refused = {

@@ -123,7 +123,8 @@ def _steps(cases: Sequence[StoredCase]) -> Iterator[tuple[str, ...]]:
 
 
 def _choices(steps: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in steps.items():
+    for key, value in steps.items():
+        name = key.replace("_", " ")
         if isinstance(value, Mapping):
             yield from _choices(value, f"{prefix}{name}: ")
         elif isinstance(value, bool):

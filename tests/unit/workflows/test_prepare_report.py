@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from brainsegfounder.data.manifest import Case
-from brainsegfounder.data.store import finish_store, open_store, write_case
+from brainsegfounder.data.store import open_store
 from brainsegfounder.errors import Problem
 from brainsegfounder.runs import RESEARCH_ONLY
-from brainsegfounder.settings import PreparationSettings
 from brainsegfounder.volumes.findings import Finding
-from brainsegfounder.volumes.preparation import prepare
+from brainsegfounder.volumes.nifti import write_nifti
+from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows import prepare_pictures
+from brainsegfounder.workflows.prepare import run_prepare
 from brainsegfounder.workflows.prepare_findings import findings_chapter, without_folders
 from brainsegfounder.workflows.prepare_pictures import spread_evenly
 from brainsegfounder.workflows.prepare_report import (
@@ -20,6 +20,7 @@ from brainsegfounder.workflows.prepare_report import (
     flow_stages,
     write_prepare_report,
 )
+from brainsegfounder.workflows.prepare_tables import grids_chapter, subjects_chapter
 
 SECRET = "/data/jane doe/private"
 
@@ -40,19 +41,19 @@ class Outcome:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, draw_brain):
     """Three drawn cases with labels and two without."""
-    folder = tmp_path_factory.mktemp("report") / "store"
-    settings = PreparationSettings(spacing_mm=(2.0, 2.0, 2.0))
-    cases = []
+    folder = tmp_path_factory.mktemp("report")
     for seed in range(5):
         image, labels = draw_brain(num_contrasts=2, seed=seed)
-        case = Case(f"sub-{seed:02d}_ses-1", f"sub-{seed:02d}", {})
-        write_case(folder, case, prepare(image, settings, labels if seed < 3 else None))
-        cases.append(case)
-    finish_store(folder, cases, ["T1w", "FLAIR"], settings)
-    return open_store(folder)
+        for channel, contrast in zip(image.voxels, ("T1w", "FLAIR"), strict=True):
+            scan = Volume(channel[None], image.affine)
+            write_nifti(folder / "scans" / f"sub-{seed:02d}_{contrast}.nii.gz", scan)
+        if seed < 3:
+            write_nifti(folder / "scans" / f"sub-{seed:02d}_seg.nii.gz", labels)
+    run_prepare([folder / "scans"], folder / "store", layout="suffix")
+    return open_store(folder / "store")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def outcome(store):
     def refused(case, file, offset=0):
         return Problem("gz_truncated", f"{SECRET}/{file}", f"an end at byte {offset} of "
@@ -79,7 +80,7 @@ def outcome(store):
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(store, outcome):
     return write_prepare_report(outcome, store).read_text(encoding="utf-8")
 
@@ -123,10 +124,8 @@ def test_equal_problems_form_one_group_with_the_advice_once(outcome):
     assert groups[0].items[1] == (
         ["sub-81"], "sub-81_T1w.nii.gz: an end at byte 77 of sub-81_T1w.nii.gz.",
     )  # fmt: skip
-    assert groups[4].items == [
-        (["sub-00_ses-1 (T1w.nii.gz)"], "348 in sub-00_ses-1_T1w.nii.gz; 352 was used.")
-    ]
-    assert groups[5].items == [(["sub-01_ses-1", "sub-02_ses-1"], "Already extracted.")]
+    assert groups[4].items == [(["sub-00 (T1w.nii.gz)"], "348 in sub-00_T1w.nii.gz; 352 was used.")]
+    assert groups[5].items == [(["sub-01", "sub-02"], "Already extracted.")]
 
 
 def test_advice_that_differs_within_a_group_is_given_where_it_differs(outcome):
@@ -248,3 +247,41 @@ def test_a_table_of_participants_is_found_beside_the_scans(tmp_path):
     (scans / "participants.tsv").touch()
     assert find_participants([tmp_path, scans]) == scans / "participants.tsv"
     assert find_participants([scan]) == scans / "participants.tsv"
+
+
+def test_steps_sites_and_licences_are_counted(store):
+    @dataclass(frozen=True)
+    class Richer:
+        """A stored case as later stores describe it."""
+
+        case: object
+        steps: dict
+        site: str
+        licence: str = ""
+
+        def __getattr__(self, name):
+            return getattr(self.case, name)
+
+    cases = [
+        Richer(
+            case,
+            {
+                "brain": {"method": "deepbet" if n else "given mask", "volume_ml": 1200.5 + n},
+                "registered": n > 2,
+                "file": f"{SECRET}/{n}",
+                "name": f"unlike any other {n}" * (n + 1),
+            },
+            "Guy's" if n else "",
+        )
+        for n, case in enumerate(store.cases * 3)
+    ]
+    richer = replace(store, cases=tuple(cases))
+    *_, steps = grids_chapter(richer).tables
+    assert steps.rows == [
+        ["brain: method", "deepbet", 14],
+        ["registered", "yes", 12],
+        ["registered", "no", 3],
+        ["brain: method", "given mask", 1],
+    ]
+    [sites] = subjects_chapter(richer, None).tables
+    assert sites.rows == [["Guy's", 14], ["not stated", 1]]
