@@ -92,7 +92,7 @@ def _demographics_table(counted: Sequence[Characteristic]) -> Table:
             whole = None if level.percent_of_file is None else f"{level.percent_of_file:.0f}"
             rows.append([one.name, level.name, level.count, share, whole])
         rows.append([one.name, "missing", f"{one.num_missing:,}", None, None])
-    columns = ["", "level", "subjects", "% of the store", "% of the whole file"]
+    columns = ["characteristic", "level", "subjects", "% of the store", "% of the whole file"]
     return Table("Demographics.", columns, rows)
 
 
@@ -159,4 +159,4 @@ def _range_table(cases: Sequence[StoredCase]) -> Table:
             sizes = [np.percentile(values, percentile, axis=0) for values in (shapes, extents_mm)]
             rows.append([name, word, *(" × ".join(f"{n:.0f}" for n in size) for size in sizes)])
     caption = "Sizes, each axis on its own; of prepared cases: right, anterior, superior."
-    return Table(caption, ["grid", "", "voxels", "mm"], rows)
+    return Table(caption, ["grid", "of all cases", "voxels", "mm"], rows)
