@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from brainsegfounder.evaluation.metrics import RegionScore
 from brainsegfounder.evaluation.mosaic import case_mosaic
 
-__all__ = ["case_mosaic", "dice_strip", "loss_curves"]
+__all__ = ["case_mosaic", "dice_strip", "legend_above", "loss_curves", "new_plot", "svg_uri"]
 
 ON_WHITE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
@@ -62,11 +62,11 @@ def loss_curves(
     names = components if components is not None else _loss_names(records)
     curves = {label: _curve(records, step_key, key) for key, label in names.items()}
     curves = {label: xy for label, xy in curves.items() if xy[0].size}
-    figure, axes = _plot(6.0, 3.6, title)
+    figure, axes = new_plot(6.0, 3.6, title)
     axes.set(xlabel=x_label, ylabel=y_label)
     if not curves:
         _say_nothing(axes, "nothing was recorded")
-        return _svg(figure)
+        return svg_uri(figure)
     for number, (label, (steps, values)) in enumerate(curves.items()):
         colour, dash = ON_WHITE[number % len(ON_WHITE)], DASHES[number % len(DASHES)]
         smooth = _smoothed(values)
@@ -83,8 +83,8 @@ def loss_curves(
     _scale_y(axes, everything)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    _legend_above(axes, num_entries=len(curves))
-    return _svg(figure)
+    legend_above(axes, num_entries=len(curves))
+    return svg_uri(figure)
 
 
 def dice_strip(scores: Sequence[RegionScore], title: str = "") -> str:
@@ -98,11 +98,11 @@ def dice_strip(scores: Sequence[RegionScore], title: str = "") -> str:
         An SVG picture as a data URI. Hollow dots are cases scored by the rule for empty masks.
     """
     regions = list(dict.fromkeys(score.region for score in scores))
-    figure, axes = _plot(6.0, 1.4 + 0.75 * max(1, len(regions)), title)
+    figure, axes = new_plot(6.0, 1.4 + 0.75 * max(1, len(regions)), title)
     axes.set(xlabel="Dice per case", xlim=(-0.02, 1.02))
     if not regions:
         _say_nothing(axes, "no case was scored")
-        return _svg(figure)
+        return svg_uri(figure)
     for row, region in enumerate(regions):
         members = [score for score in scores if score.region == region]
         _draw_strip(axes, row, members, ON_WHITE[row % len(ON_WHITE)])
@@ -119,8 +119,8 @@ def dice_strip(scores: Sequence[RegionScore], title: str = "") -> str:
         _key("|", "median", ms=14, mew=2.5),
         Line2D([], [], color=INK, lw=4, alpha=0.35, label="middle half of the cases"),
     ]
-    _legend_above(axes, num_entries=len(handles), handles=handles)
-    return _svg(figure)
+    legend_above(axes, num_entries=len(handles), handles=handles)
+    return svg_uri(figure)
 
 
 def _loss_names(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -195,7 +195,8 @@ def _spread(values: NDArray[np.float64], width: float) -> NDArray[np.float64]:
     return offsets
 
 
-def _plot(width_in: float, height_in: float, title: str) -> tuple[Figure, Axes]:
+def new_plot(width_in: float, height_in: float, title: str = "") -> tuple[Figure, Axes]:
+    """An empty plot in the look of all reports, white in dark pages too."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     if title:
@@ -222,7 +223,8 @@ def _key(marker: str, label: str, **style: Any) -> Line2D:
     return Line2D([], [], ls="", marker=marker, color=INK, label=label, **style)
 
 
-def _legend_above(axes: Axes, num_entries: int, handles: list[Line2D] | None = None) -> None:
+def legend_above(axes: Axes, num_entries: int, handles: list[Line2D] | None = None) -> None:
+    """Put the legend over the plot, in two columns, where it hides nothing."""
     legend = axes.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(num_entries, 2),
         frameon=False, fontsize=8.5, labelcolor=INK, borderaxespad=0.3, handlelength=2.6,
@@ -231,7 +233,8 @@ def _legend_above(axes: Axes, num_entries: int, handles: list[Line2D] | None = N
         text.set_parse_math(False)
 
 
-def _svg(figure: Figure) -> str:
+def svg_uri(figure: Figure) -> str:
+    """The figure as a data URI; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "brainsegfounder", "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -30,10 +31,16 @@ ON_BLACK = ("#56B4E9", "#E69F00", "#CC79A7", "#F0E442", "#009E73", "#D55E00", "#
 DASHES = (0, (2.4, 1.8))
 MOSAIC_WIDTH_IN = 10.0
 MOSAIC_DPI = 110
+MOSAIC_FONT = 8.5
 MARGIN_MM = 5.0
 # What stays visible around a lesion, so that the reader knows where in the brain it is.
 SURROUNDINGS_MM = 18.0
 CLOSEST_VIEW_MM = 60.0
+STRIP_WIDTH_IN, STRIP_DPI, STRIP_FONT = 6.2, 100, 11.5
+# Share of the height that is left free for the words over each slice.
+STRIP_HEADROOM = 0.1
+# Labels of a strip differ by line as well as by colour.
+STRIP_LINES: tuple[Any, ...] = ("solid", DASHES, (0, (1, 1)), (0, (6, 2, 1.5, 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,70 @@ def case_mosaic(
     return _png(figure)
 
 
+def case_strip(
+    image: Volume,
+    labels: Volume | None = None,
+    regions: Regions | None = None,
+    *,
+    channel: int = 0,
+    convention: Convention = "radiological",
+) -> str:
+    """Draw a case small: one whole slice in each of three planes, labels outlined.
+
+    The slices go through the largest area of the labels, or through the head's middle.
+
+    Args:
+        image: Intensities, shape (C, I, J, K), any orientation and spacing.
+        labels: Labels on the image's physical grid, or None.
+        regions: For each region to outline its label values; at most four are told apart by line.
+        channel: Which channel of the image to show.
+        convention: As for `case_mosaic`.
+
+    Returns:
+        A PNG picture as a data URI, with millimetres in true proportion.
+
+    Raises:
+        LabelError: The labels are not on the image's physical grid.
+    """
+    regions = regions or {}
+    case = _prepared(image, labels, None, regions, channel, convention)
+    extent_mm = np.asarray(case.voxels.shape) * np.asarray(case.spacing_mm)
+    widths_mm = [float(extent_mm[plane.across]) for plane in PLANES]
+    height_mm = float(max(extent_mm[plane.up] for plane in PLANES))
+    shown_mm = (1 + STRIP_HEADROOM) * height_mm
+    row_in = STRIP_WIDTH_IN * shown_mm / sum(widths_mm)
+    footer_in = 0.3 if labels is not None and regions else 0.0
+    height_in = row_in + footer_in
+    figure = Figure(figsize=(STRIP_WIDTH_IN, height_in), facecolor="black")
+    grid = figure.add_gridspec(
+        1, 3, width_ratios=widths_mm, left=0.0, right=1.0, wspace=0.01, top=1.0,
+        bottom=footer_in / height_in,
+    )  # fmt: skip
+    for column, plane in enumerate(PLANES):
+        axes = figure.add_subplot(grid[0, column])
+        bottom_mm = (float(extent_mm[plane.up]) - height_mm) / 2
+        index, view = _slices(case, plane.axis)[0], (0.0, bottom_mm, widths_mm[column], shown_mm)
+        _draw_slice(axes, case, plane, index, view, STRIP_FONT)
+        _draw_outlines(axes, case, plane, index, STRIP_LINES)
+    if footer_in:
+        _draw_strip_legend(figure, regions)
+    return _png(figure, STRIP_DPI)
+
+
+def _draw_strip_legend(figure: Figure, regions: Regions) -> None:
+    handles = [
+        Line2D([], [], color=_colour(n), lw=2, ls=STRIP_LINES[n % len(STRIP_LINES)], label=name)
+        for n, name in enumerate(regions)
+    ]
+    legend = figure.legend(
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.0), ncols=len(handles),
+        frameon=False, labelcolor="white", fontsize=STRIP_FONT, borderaxespad=0.2,
+        handlelength=2.6, columnspacing=1.4,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
 def _prepared(
     image: Volume,
     prediction: Volume | None,
@@ -242,7 +313,9 @@ def _view(corner_mm: NDArray[np.float64], size_mm: NDArray[np.float64]) -> View:
     return float(corner_mm[0]), float(corner_mm[1]), float(size_mm[0]), float(size_mm[1])
 
 
-def _draw_slice(axes: Axes, case: _Case, plane: _Plane, index: int, view: View) -> None:
+def _draw_slice(
+    axes: Axes, case: _Case, plane: _Plane, index: int, view: View, font: float = MOSAIC_FONT
+) -> None:
     axes.set_facecolor("black")
     axes.set_axis_off()
     left_mm, bottom_mm, width_mm, height_mm = view
@@ -256,19 +329,21 @@ def _draw_slice(axes: Axes, case: _Case, plane: _Plane, index: int, view: View) 
         )  # fmt: skip
     axes.set(xlim=(left_mm, left_mm + width_mm), ylim=(bottom_mm, bottom_mm + height_mm))
     first, last = reversed(plane.letters) if _is_flipped(case, plane) else plane.letters
-    _write(axes, 0.02, 0.5, first, ha="left", va="center")
-    _write(axes, 0.98, 0.5, last, ha="right", va="center")
-    _write(axes, 0.02, 0.98, _where(case, plane, index), ha="left", va="top")
+    _write(axes, 0.02, 0.5, first, ha="left", va="center", fontsize=font)
+    _write(axes, 0.98, 0.5, last, ha="right", va="center", fontsize=font)
+    _write(axes, 0.02, 0.98, _where(case, plane, index), ha="left", va="top", fontsize=font)
 
 
-def _draw_outlines(axes: Axes, case: _Case, plane: _Plane, index: int) -> None:
-    """The reference first and dashed, the prediction solid over it."""
+def _draw_outlines(
+    axes: Axes, case: _Case, plane: _Plane, index: int, lines: Sequence[Any] = ("solid",)
+) -> None:
+    """The reference first and dashed, the prediction over it in the lines given."""
     if not 0 <= index < case.voxels.shape[plane.axis]:
         return
     spacing_mm = [case.spacing_mm[a] for a in plane.drawn]
     for role, masks in case.outlines.items():
-        dashes: Any = [DASHES] if role == "reference" else "solid"
         for number, mask in enumerate(masks.values()):
+            dashes = DASHES if role == "reference" else lines[number % len(lines)]
             flat = np.pad(_flat(mask, case, plane, index), 1)
             if flat.any():
                 across_mm, up_mm = (
@@ -276,7 +351,7 @@ def _draw_outlines(axes: Axes, case: _Case, plane: _Plane, index: int) -> None:
                 )
                 axes.contour(
                     across_mm, up_mm, flat.T.astype(np.float32), levels=[0.5],
-                    colors=[_colour(number)], linestyles=dashes, linewidths=1.4,
+                    colors=[_colour(number)], linestyles=[dashes], linewidths=1.4,
                 )  # fmt: skip
 
 
@@ -307,14 +382,15 @@ def _flat(voxels: NDArray[Any], case: _Case, plane: _Plane, index: int) -> NDArr
 def _where(case: _Case, plane: _Plane, index: int) -> str:
     middle = np.asarray(case.voxels.shape, dtype=np.float64) / 2
     middle[plane.axis] = index
-    position_mm = (case.affine @ [*middle, 1.0])[plane.axis]
-    return f"{plane.name} {'xyz'[plane.axis]} = {position_mm:.0f} mm".replace("-", "−")
+    position_mm = round((case.affine @ [*middle, 1.0])[plane.axis])
+    return f"{plane.name} {'xyz'[plane.axis]} = {position_mm} mm".replace("-", "−")
 
 
 def _write(axes: Axes, x: float, y: float, text: str, **align: Any) -> None:
     axes.text(
-        x, y, text, transform=axes.transAxes, color="white", fontsize=8.5,
-        path_effects=[withStroke(linewidth=2, foreground="black")], **align,
+        x, y, text, transform=axes.transAxes, color="white",
+        path_effects=[withStroke(linewidth=2, foreground="black")],
+        **{"fontsize": MOSAIC_FONT, **align},
     )  # fmt: skip
 
 
@@ -347,7 +423,7 @@ def _draw_legend(
     )  # fmt: skip
 
 
-def _png(figure: Figure) -> str:
+def _png(figure: Figure, dpi: int = MOSAIC_DPI) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=MOSAIC_DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -80,6 +80,69 @@ class GalleryCase:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """A drawing that stands in the page as SVG, in two widths.
+
+    Attributes:
+        wide: One `<svg>` element, as `consort` gives it; put into the page as it is.
+        narrow: The same for small screens.
+        caption: What it shows.
+    """
+
+    wide: str
+    narrow: str
+    caption: str
+
+    def __post_init__(self) -> None:
+        if not (self.wide.startswith("<svg") and self.narrow.startswith("<svg")):
+            raise ValueError(f"not an SVG element: {self.wide[:40]!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Cases about which the same was found; listed folded where they are many.
+
+    Attributes:
+        kind: Such as `refused`, in a word.
+        name: What was found, in short.
+        num_cases: How many cases.
+        advice: What to do about it, once for all.
+        items: For each message the names of its cases, and the message.
+    """
+
+    kind: str
+    name: str
+    num_cases: int
+    advice: str
+    items: Sequence[tuple[Sequence[str], str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A section of its own kind; whatever is empty is left out.
+
+    Attributes:
+        id: To link to.
+        title: Its heading.
+        paragraphs: What is to be read first.
+        drawing: A diagram.
+        groups: What was found, grouped.
+        pictures: Figures, beside each other where there is room.
+        tables: Tables.
+        cases: Cases in small pictures.
+    """
+
+    id: str
+    title: str
+    paragraphs: Sequence[str] = ()
+    drawing: Drawing | None = None
+    groups: Sequence[Group] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    cases: Sequence[GalleryCase] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything a report says, in the order it says it; an empty section is left out.
 
@@ -88,6 +151,7 @@ class Report:
         subtitle: One sentence on it.
         highlights: Up to about six large numbers.
         warnings: What a reader must know before believing the numbers.
+        chapters: Sections of their own kind.
         notes: What else is worth knowing.
         run: What was run: recipe, model, data, versions, times.
         curves: Pictures of the training, and of the spread of scores.
@@ -101,6 +165,7 @@ class Report:
     subtitle: str = ""
     highlights: Sequence[Highlight] = ()
     warnings: Sequence[str] = ()
+    chapters: Sequence[Chapter] = ()
     notes: Sequence[str] = ()
     run: Mapping[str, Cell] = field(default_factory=dict)
     curves: Sequence[Picture] = ()
@@ -130,10 +195,10 @@ def render(report: Report) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["cell"] = _cell
+    environment.filters["printed"] = _PrintedTable.of
     provenance = json.dumps(report.provenance, indent=2, ensure_ascii=False, default=str)
     return environment.from_string(template).render(
         report=report,
-        tables=[_PrintedTable.of(table) for table in report.tables],
         provenance=provenance if report.provenance else "",
         disclaimer=RESEARCH_ONLY,
     )
