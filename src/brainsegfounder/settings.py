@@ -44,6 +44,10 @@ class ReadingSettings(Section):
     """Label values of the file that are replaced, such as {3: 4}."""
 
 
+# What is allowed of a file where nothing is said.
+AS_IT_IS = ReadingSettings()
+
+
 class PreparationSettings(Section):
     """How a scan becomes what a network sees; stored with every store and model."""
 

@@ -1,4 +1,4 @@
-"""Tables 2c, 2d and 2e: values, labels, and the contrasts of one case."""
+"""Tables 2c and 2d: values and labels."""
 
 import logging
 from dataclasses import replace
@@ -9,11 +9,11 @@ import pytest
 
 from brainsegfounder.data.manifest import Case
 from brainsegfounder.data.store import finish_store, open_store, write_case
-from brainsegfounder.errors import ContrastError, LabelError, VolumeError
+from brainsegfounder.errors import LabelError, VolumeError
 from brainsegfounder.settings import PreparationSettings, ReadingSettings
 from brainsegfounder.volumes.geometry import resample_to, spaced_grid
 from brainsegfounder.volumes.nifti import read_labels, read_nifti, write_nifti
-from brainsegfounder.volumes.preparation import prepare, prepare_case, read_contrasts
+from brainsegfounder.volumes.preparation import prepare
 from brainsegfounder.volumes.quality import inspect, inspect_labels
 from brainsegfounder.volumes.volume import Volume
 
@@ -407,40 +407,6 @@ def test_I76_a_mask_elsewhere_is_refused_and_a_rounded_one_is_not(draw_brain):
         prepare(image, SETTINGS, moved(labels, 5.0))
     prepared = prepare(image, SETTINGS, moved(labels, 0.9))
     np.testing.assert_array_equal(prepared.reference.affine, image.affine)
-
-
-@pytest.fixture
-def two(tmp_path, draw_brain):
-    """The files of a T1w and a FLAIR of one case, and the FLAIR."""
-    image, _ = draw_brain(num_contrasts=2)
-    paths = {name: tmp_path / f"a_{name}.nii" for name in ("T1w", "FLAIR")}
-    scans = [Volume(channel[None], image.affine) for channel in image.voxels]
-    for path, scan in zip(paths.values(), scans, strict=True):
-        write_nifti(path, scan)
-    return paths, scans[1]
-
-
-def test_I78_contrasts_of_different_shapes_are_refused(two):
-    paths, flair = two
-    write_nifti(paths["FLAIR"], Volume(flair.voxels[:, 1:], flair.affine))
-    with pytest.raises(VolumeError, match=r"a_FLAIR\.nii: FLAIR has shape \(25, 30, 22\), but T1w"):
-        prepare_case("a", paths, list(paths), SETTINGS)
-
-
-def test_I79_contrasts_of_other_spacing_or_place_are_refused(two):
-    paths, flair = two
-    for affine in (flair.affine @ np.diag([1.1, 1, 1, 1]), moved(flair, 4.0).affine):
-        write_nifti(paths["FLAIR"], Volume(flair.voxels, affine))
-        with pytest.raises(VolumeError, match=r"a_FLAIR\.nii: FLAIR lies .* voxels away from T1w"):
-            prepare_case("a", paths, list(paths), SETTINGS)
-    write_nifti(paths["FLAIR"], moved(flair, 0.5))
-    assert read_contrasts(paths, list(paths), "a").voxels.shape[0] == 2
-
-
-def test_I80_a_missing_contrast_is_named(two):
-    paths, _ = two
-    with pytest.raises(ContrastError, match=r"a: no T2w found; expected T1w, FLAIR, T2w"):
-        prepare_case("a", paths, ["T1w", "FLAIR", "T2w"], SETTINGS)
 
 
 def test_the_made_file_is_sound_before_it_is_spoilt(bench):

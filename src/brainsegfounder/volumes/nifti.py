@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from brainsegfounder.errors import LabelError, Problem, VolumeError
 from brainsegfounder.files import write_bytes
-from brainsegfounder.settings import ReadingSettings
+from brainsegfounder.settings import AS_IT_IS, ReadingSettings
 from brainsegfounder.volumes import mgh
 from brainsegfounder.volumes.container import (
     MAX_TRAILING_BYTES,
@@ -38,7 +38,6 @@ SUFFIXES = (".nii.gz", ".nii")
 IMAGE_SUFFIXES = (*SUFFIXES, *mgh.SUFFIXES)
 PAIR_SUFFIXES = ((".img.gz", ".hdr.gz"), (".img.gz", ".hdr"), (".img", ".hdr"))
 # A file as it is, with nothing allowed beyond what every scan should be.
-AS_IT_IS = ReadingSettings()
 MAX_BROKEN_FRACTION = 0.5
 # A slope above this comes from no scanner, and values beyond this squared leave float32.
 HUGE_SLOPE, HUGE_VALUE = 1e6, 1e15

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainsegfounder.errors import LabelError, Problem, VolumeError
-from brainsegfounder.settings import PreparationSettings, ReadingSettings
+from brainsegfounder.settings import AS_IT_IS, PreparationSettings, ReadingSettings
 from brainsegfounder.volumes.bias import correct_bias
 from brainsegfounder.volumes.brain import Brain, find_brain, is_stripped
 from brainsegfounder.volumes.findings import Finding
@@ -33,6 +33,7 @@ from brainsegfounder.volumes.geometry import (
 )
 from brainsegfounder.volumes.intensity import clip_spikes, zscore_inside
 from brainsegfounder.volumes.nifti import read_labels
+from brainsegfounder.volumes.quality import check_size, inspect, inspect_labels
 from brainsegfounder.volumes.session import (
     InputGrid,
     Session,
@@ -53,7 +54,6 @@ from brainsegfounder.volumes.volume import Grid, Triple, Volume, crop
 
 MIN_EXTENT_MM = 32.0
 BRAIN_MASK = "brain"
-AS_IT_IS = ReadingSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +134,14 @@ def prepare_case(
     Raises:
         DataError: See there.
     """
-    masks = masks or {}
+    masks, reading = masks or {}, reading or AS_IT_IS
     used = [paths[name] for name in contrasts if name in paths]
     check_one_subject(case, [*used, *([label] if label else []), *masks.values()])
     session = read_session(case, paths, contrasts, settings.registration, reading)
-    labels = None if label is None else to_case(_read_labels(label, reading), session)
+    check_size(session.image, reading)
+    labels = None if label is None else to_case(read_labels(label, reading), session)
     others = {name: read_scan(path, reading) for name, path in masks.items()}
-    return _prepare(session, settings, labels, others, reading or AS_IT_IS)
+    return _prepare(session, settings, labels, others, reading)
 
 
 def undo(volume: Volume, source_grid: Grid | InputGrid) -> Volume:
@@ -177,7 +178,7 @@ def _prepare(
     masks: Mapping[str, Volume],
     reading: ReadingSettings,
 ) -> Prepared:
-    _check_size(session.image, reading)
+    _check_extent(session.image, reading)
     if labels is not None:
         _check_labels(labels, session.image)
         labels = replace(labels, affine=session.image.affine)
@@ -240,15 +241,9 @@ def _steps(
 def _inspected(
     image: Volume, labels: Volume | None, foreground: NDArray[np.bool_]
 ) -> tuple[Finding, ...]:
-    """What a look at the voxels finds, all in RAS; the one place where `quality` is asked."""
-    del image, labels, foreground
-    return ()
-
-
-def _read_labels(path: Path, reading: ReadingSettings | None) -> Volume:
-    """The one place where this package's preparation reads labels."""
-    del reading
-    return read_labels(path)
+    """What a look at the voxels finds, all in RAS."""
+    of_labels = inspect_labels(labels, foreground) if labels is not None else ()
+    return (*inspect(image), *of_labels)
 
 
 def _target_grid(
@@ -291,7 +286,7 @@ def _spike_findings(case: str, counts: Sequence[int]) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _check_size(image: Volume, reading: ReadingSettings) -> None:
+def _check_extent(image: Volume, reading: ReadingSettings) -> None:
     if reading.any_size:
         return
     extent_mm = np.asarray(image.shape_vox) * np.asarray(image.spacing_mm)

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from brainsegfounder.errors import ContrastError, DataError, Problem, VolumeError
-from brainsegfounder.settings import ReadingSettings
+from brainsegfounder.settings import AS_IT_IS, ReadingSettings
+from brainsegfounder.volumes.analyze import is_oasis, read_oasis
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.geometry import (
     resample_labels_to,
@@ -95,7 +96,7 @@ def read_session(
     paths: Mapping[str, Path],
     contrasts: Sequence[str],
     setting: Literal["never", "rigid"] = "never",
-    reading: ReadingSettings | None = None,
+    reading: ReadingSettings = AS_IT_IS,
 ) -> Session:
     """Read the contrasts of one case, in the order asked for, onto the grid of the first.
 
@@ -138,10 +139,9 @@ def read_session(
     return Session(image, tuple(contrasts), tuple(grids), marks, tuple(findings), steps)
 
 
-def read_scan(path: Path, reading: ReadingSettings | None) -> Volume:
-    """The one place where this package's preparation reads intensities."""
-    del reading
-    return read_nifti(path)
+def read_scan(path: Path, reading: ReadingSettings) -> Volume:
+    """Read an image: NIfTI, or an OASIS-1 scan in its Analyze files."""
+    return read_oasis(path) if is_oasis(path) else read_nifti(path, reading)
 
 
 def to_case(volume: Volume, session: Session) -> Volume:
