@@ -55,7 +55,7 @@ class PreparationSettings(Section):
     """What is kept around the foreground when cropping."""
     normalisation: Literal["zscore-brain"] = "zscore-brain"
     """Mean 0 and standard deviation 1 inside the brain, contrast by contrast; 0 outside."""
-    register: Literal["never", "rigid"] = "never"
+    registration: Literal["never", "rigid"] = "never"
     """rigid: contrasts of a session that do not share a grid are brought onto the first one's."""
     brain: Literal["foreground", "auto", "deepbet"] = "foreground"
     """Where the brain is: what is not background; auto: a given mask, else what is stripped
