@@ -153,8 +153,8 @@ def _scan(run: _Import, files: Sequence[Path]) -> list[Slice]:
             skipped["no DICOM"] += 1
             continue
         except VolumeError as error:
-            assert error.problem is not None  # noqa: S101 - this reader always gives one
-            broken.setdefault(error.problem.code, []).append(error.problem)
+            problem = _problem_of(error, f"file {order}")
+            broken.setdefault(problem.code, []).append(problem)
             continue
         if why := found[0].header.skip:
             skipped[why] += 1
@@ -197,13 +197,19 @@ def _candidates(run: _Import, stacks: Sequence[Stack]) -> list[Candidate]:
                 raise VolumeError(_mixed(name))
             sound, findings = checked(stack, name, run.reading)
         except VolumeError as error:
-            assert error.problem is not None  # noqa: S101
-            run.refuse(name, error.problem)
+            run.refuse(name, _problem_of(error, name))
             continue
         run.findings += findings
         run.series[name] = _record(sound, name, case, contrast, reason, is_checked=True)
         found.append(Candidate(name, case, contrast, sound))
     return found
+
+
+def _problem_of(error: VolumeError, name: str) -> Problem:
+    if error.problem is not None:
+        return error.problem
+    advice = "Export the series again."
+    return Problem("dicom_refused", name, "a volume that was refused", "a sound one", advice)
 
 
 def _mixed(name: str) -> Problem:
@@ -266,8 +272,7 @@ def _converted(run: _Import, candidate: Candidate, path: Path) -> bool:
     try:
         volume = convert(candidate.stack, candidate.name)
     except VolumeError as error:
-        assert error.problem is not None  # noqa: S101
-        run.refuse(candidate.name, error.problem)
+        run.refuse(candidate.name, _problem_of(error, candidate.name))
         return False
     run.findings += volume.findings
     write_nifti(path, volume)

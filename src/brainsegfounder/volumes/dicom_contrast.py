@@ -87,8 +87,8 @@ NOT_A_CONTRAST = {
     ),
 }
 DIFFUSION = _pattern(
-    r"dwi\w*|diff\w*|dti\w*|hardi|trace\w*|tracew|adc\w*|eadc|dadc|isodwi|resolve|noddi|b ?\d{3,4}\w*"
-    r"|ep2d diff|fa$|colfa|tensor|apparent diffusion\w*|exponential|b ?0"
+    r"dwi\w*|diff\w*|dti\w*|hardi|trace\w*|tracew|adc\w*|eadc|dadc|isodwi|resolve|noddi"
+    r"|b ?\d{3,4}\w*|ep2d diff|fa$|colfa|tensor|apparent diffusion\w*|exponential|b ?0"
 )
 ADC = _pattern(r"adc\w*|dadc|apparent diffusion\w*")
 DERIVED_DIFFUSION = _pattern(r"eadc|exp|exponential\w*|fa|colfa|tensor|cfa|rgb")
@@ -104,7 +104,8 @@ WEIGHTINGS = {
 }
 AFTER_AGENT = _pattern(
     r"post\w*|gd|\w*gado\w*|gad|gd dtpa|\+c|c\+|\+ ?gd|\+ ?c|\+|ce|t1ce|t1c|t1gd|km|mit km|nach km"
-    r"|contrast|w contrast|with contrast|enhanced|c ?\+|dotarem|magnevist|gadavist|prohance|\+gad\w*"
+    r"|contrast|w contrast|with contrast|enhanced|c ?\+|dotarem|magnevist|gadavist|prohance"
+    r"|\+gad\w*"
 )
 BEFORE_AGENT = _pattern(
     r"pre|pre ?contrast|precontrast|w ?o|wo|without|no contrast|non ?contrast|nativ|native|nc"
@@ -112,10 +113,10 @@ BEFORE_AGENT = _pattern(
 )
 NO_AGENT = {"", "none", "no", "n a", "na", "0", "null", "nil", "without", "unknown", "no contrast"}
 DERIVED_TYPES = {
-    "MIP", "MINIP", "PROJECTION IMAGE", "MNIP", "SUBTRACTION", "FA", "EADC", "EXPONENTIAL", "T1 MAP",
-    "T2 MAP", "PD MAP", "T1_MAP", "T2_MAP", "CBF", "CBV", "MTT", "TTP", "TMAX", "RCBV", "RCBF",
-    "PBP", "GBP", "FMRI", "ASL", "PERFUSION", "TENSOR", "TENSOR_B0", "RGB", "MOSAIC", "CSA REPORT",
-    "SCREEN SAVE", "SCREENSAVE", "CSAPARALLEL", "R2", "R2_UNSPECIFIED", "T2_STAR_MAP",
+    "MIP", "MINIP", "PROJECTION IMAGE", "MNIP", "SUBTRACTION", "FA", "EADC", "EXPONENTIAL",
+    "T1 MAP", "T2 MAP", "PD MAP", "T1_MAP", "T2_MAP", "CBF", "CBV", "MTT", "TTP", "TMAX", "RCBV",
+    "RCBF", "PBP", "GBP", "FMRI", "ASL", "PERFUSION", "TENSOR", "TENSOR_B0", "RGB", "MOSAIC",
+    "CSA REPORT", "SCREEN SAVE", "SCREENSAVE", "CSAPARALLEL", "R2", "R2_UNSPECIFIED", "T2_STAR_MAP",
 }  # fmt: skip
 PHASE_TYPES = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "P_FFE", "P_SE", "P_IR"}
 # Limits of b in s/mm²: below, an image without diffusion; above, one that shows it.

@@ -152,14 +152,17 @@ def _fitted(volume: Volume, stack: Stack, name: str) -> Volume:
         found = f"the converter made a volume of {volume.shape_vox}"
         raise _problem("dicom_conversion", name, found, f"{shape}")
     flips = _flips(volume, stack)
-    turned = Volume(np.flip(volume.voxels, [axis + 1 for axis in flips]), _flipped(volume, flips))
+    turned = Volume(
+        np.flip(volume.voxels, tuple(axis + 1 for axis in flips)), _flipped(volume, flips)
+    )
     expected = replace(turned, affine=affine_of(stack))
     error_mm = expected.grid.corner_shift_vox(turned.grid) * min(expected.spacing_mm)
     if not error_mm <= MAX_AFFINE_ERROR_MM:
         found = f"the converter placed the volume {error_mm:.3g} mm away from its tags"
         raise _problem("dicom_conversion", name, found, "the place its tags give")
     _check_slices(turned, stack, name)
-    return _slim(volume, stack)
+    # The tags are exact; the converter rounds to float32, a micrometre or so.
+    return _slim(replace(volume, affine=_flipped(expected, flips)), stack)
 
 
 def _flips(volume: Volume, stack: Stack) -> list[int]:

@@ -17,8 +17,9 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from brainsegfounder.errors import DataError, Problem
 from brainsegfounder.volumes.dicom_header import PREAMBLE_BYTES, looks_like_dicom
@@ -40,7 +41,7 @@ ARCHIVE_ERRORS = (
 OPENERS: dict[bytes, Callable[[BinaryIO], BinaryIO]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),  # type: ignore[dict-item,return-value]
     b"BZh": lambda file: bz2.BZ2File(file),  # type: ignore[dict-item,return-value]
-    b"\xfd7zXZ\0": lambda file: lzma.LZMAFile(file),  # type: ignore[dict-item,return-value]
+    b"\xfd7zXZ\0": lambda file: lzma.LZMAFile(file),  # type: ignore[dict-item,return-value] # noqa: SIM115
 }
 
 
@@ -94,7 +95,7 @@ def _walked(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-Member = tuple[str, int, Callable[[], BinaryIO | None]]
+Member = tuple[str, int, Callable[[], IO[bytes] | None]]
 
 
 def _unpacked(
@@ -128,7 +129,7 @@ def _unpacked(
     return found, problems
 
 
-def _kept(stream: BinaryIO, path: Path, size: int) -> list[Path]:
+def _kept(stream: IO[bytes], path: Path, size: int) -> list[Path]:
     """Write a member that begins like DICOM, no more of it than was promised."""
     head = stream.read(PREAMBLE_BYTES)
     if not looks_like_dicom(head):
@@ -152,7 +153,7 @@ def _zip_members(source: Path) -> Iterator[Member]:
                 why = "encrypted"
             if info.file_size > max(RATIO_FLOOR_BYTES, MAX_RATIO * info.compress_size):
                 yield "", MAX_MEMBER_BYTES + 1, lambda: None
-            yield why, info.file_size, lambda info=info: archive.open(info)  # type: ignore[misc]
+            yield why, info.file_size, partial(archive.open, info)
 
 
 def _special(mode: int) -> str:
@@ -175,16 +176,16 @@ def _tar_members(source: Path) -> Iterator[Member]:
     limit = min(MAX_TOTAL_BYTES, max(RATIO_FLOOR_BYTES, MAX_RATIO * source.stat().st_size))
     with source.open("rb") as file, _opened(file) as inner:
         metered = _Metered(inner, source, limit)
-        with tarfile.open(fileobj=metered, mode="r:") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=metered, mode="r:") as archive:
             for info in archive:
-                archive.members = []  # else all are kept in memory
+                archive.members = []  # type: ignore[attr-defined]  # else all are kept
                 if info.isdir():
                     continue
                 why = _hostile(info.name)
                 if not why and (not info.isreg() or info.issparse()):
                     why = "links or devices"
                 size = 0 if why else info.size
-                yield why, size, lambda info=info: archive.extractfile(info)  # type: ignore[misc]
+                yield why, size, partial(archive.extractfile, info)
 
 
 def _opened(file: BinaryIO) -> BinaryIO:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from brainsegfounder.errors import UsageError
+from brainsegfounder.errors import UsageError, VolumeError
 from brainsegfounder.volumes.dicom_slice import (
     GE_B,
     SIEMENS_B,
@@ -49,7 +52,8 @@ WANTED = (
     "EchoTime", "InversionTime", "EchoNumbers", "FlipAngle", "ContrastBolusAgent", "ProtocolName",
     "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber",
     "ImagePositionPatient", "ImageOrientationPatient", "SamplesPerPixel", "NumberOfFrames",
-    "Rows", "Columns", "PixelSpacing", "BitsAllocated", "PixelRepresentation", "RescaleIntercept", "RescaleSlope",
+    "Rows", "Columns", "PixelSpacing", "BitsAllocated", "PixelRepresentation",
+    "RescaleIntercept", "RescaleSlope",
     "BurnedInAnnotation", "DiffusionBValue", "LossyImageCompression", "ImagesInAcquisition",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "BodyPartExamined",
     "PulseSequenceName", "AcquisitionContrast",
@@ -72,6 +76,19 @@ def pydicom_module(name: str = "pydicom") -> ModuleType:
         raise UsageError(
             'reading DICOM needs pydicom and dcm2niix: pip install "brainsegfounder[dicom]"'
         ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom from warning and logging, since it quotes what stands in the file."""
+    logger = logging.getLogger("pydicom")
+    before, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
 
 
 def looks_like_dicom(head: bytes) -> bool:
@@ -103,8 +120,7 @@ def read_slices(path: Path, order: int) -> list[Slice]:
         VolumeError: It is DICOM, but hostile or damaged.
     """
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # they quote the file
+        with quiet(), path.open("rb") as file:
             return _parsed(path, order, file)
     except RecursionError:
         raise file_error(
@@ -231,8 +247,13 @@ def _is_whole(stream: BinaryIO, offset: int, length: int) -> bool:
 
 def _check_depth(dataset: Any, order: int, depth: int = 0) -> None:
     if depth > MAX_DEPTH:
-        raise file_error(order, "too_deep", "sequences nested too deep", f"{MAX_DEPTH} levels")
+        raise _too_deep(order)
     for element in dataset:
         if element.VR == "SQ":
             for item in element.value:
                 _check_depth(item, order, depth + 1)
+
+
+def _too_deep(order: int) -> VolumeError:
+    found = "sequences nested too deep"
+    return file_error(order, "too_deep", found, f"at most {MAX_DEPTH} levels")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from brainsegfounder.volumes.dicom_header import PARSING_ERRORS, pydicom_module
+from brainsegfounder.volumes.dicom_header import PARSING_ERRORS, pydicom_module, quiet
 from brainsegfounder.volumes.dicom_tags import words
 from brainsegfounder.volumes.findings import Finding
 
@@ -42,8 +41,7 @@ def index_findings(index: Path, files: Sequence[Path]) -> list[Finding]:
 def _named(index: Path) -> list[tuple[str, ...]]:
     if index.stat().st_size > MAX_INDEX_BYTES:
         raise ValueError("an index larger than any real one")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         dataset = pydicom_module().dcmread(index, specific_tags=["DirectoryRecordSequence"])
         records = dataset.get("DirectoryRecordSequence") or ()
         return [parts for record in records if (parts := words(record, "ReferencedFileID"))]

@@ -264,4 +264,4 @@ def _whole(dataset: Any, name: str) -> int | None:
 def file_error(order: int, code: str, found: str, expected: str, tag: str = "") -> VolumeError:
     """What is wrong with one file, which is named by its place among the files only."""
     advice = "Export it again, or take it out of the folder."
-    return VolumeError(Problem(code, f"file {order}", found, expected, advice, tag))
+    return VolumeError(Problem(f"dicom_{code}", f"file {order}", found, expected, advice, tag))
