@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from brainsegfounder.errors import UsageError, VolumeError
+from brainsegfounder.errors import BrainSegFounderError, UsageError, VolumeError
 from brainsegfounder.volumes.dicom_slice import (
     GE_B,
     SIEMENS_B,
@@ -41,11 +41,6 @@ INFLATION_FLOOR_BYTES = 16 << 20
 MAX_DEPTH = 32
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 UNDEFINED_LENGTH = 0xFFFFFFFF
-# What pydicom raises on hostile bytes; anything else is our own mistake.
-PARSING_ERRORS = (
-    ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError,
-    struct.error, TypeError, ValueError,
-)  # fmt: skip
 WANTED = (
     "ImageType", "SOPClassUID", "StudyDate", "StudyTime", "Modality", "SeriesDescription",
     "ScanningSequence", "SequenceVariant", "MRAcquisitionType", "SequenceName", "RepetitionTime",
@@ -126,7 +121,9 @@ def read_slices(path: Path, order: int) -> list[Slice]:
         raise file_error(
             order, "too_deep", "sequences nested too deep", f"{MAX_DEPTH} levels"
         ) from None
-    except PARSING_ERRORS as error:
+    except (NotDicomError, BrainSegFounderError):
+        raise
+    except Exception as error:  # pydicom on hostile bytes raises anything
         found = f"a header that cannot be read ({type(error).__name__})"
         raise file_error(order, "header_broken", found, "a whole DICOM file") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from brainsegfounder.volumes.dicom_header import PARSING_ERRORS, pydicom_module, quiet
+from brainsegfounder.volumes.dicom_header import pydicom_module, quiet
 from brainsegfounder.volumes.dicom_tags import words
 from brainsegfounder.volumes.findings import Finding
 
@@ -21,7 +21,7 @@ def index_findings(index: Path, files: Sequence[Path]) -> list[Finding]:
     """
     try:
         named = _named(index)
-    except (RecursionError, *PARSING_ERRORS):
+    except Exception:  # pydicom on hostile bytes raises anything
         message = "the DICOMDIR cannot be read; its folder was searched without it"
         return [Finding("dicomdir_broken", "DICOMDIR", message, "warning")]
     outside = [parts for parts in named if _leaves(parts)]

@@ -106,6 +106,7 @@ def checked(stack: Stack, name: str, reading: ReadingSettings) -> tuple[Stack, l
     stack, findings = _once(_in_order(stack), name)
     gaps_mm = _gaps_mm(stack)
     _check_gaps(gaps_mm, name)
+    _check_distance(float(np.median(gaps_mm)), name, reading)
     _check_drift(stack, name)
     expected = stack.first.header.expected_images
     if expected is not None and not stack.is_part and 0 < len(stack.slices) < expected:
@@ -184,7 +185,7 @@ def _check_numbers(stack: Stack, name: str, reading: ReadingSettings) -> None:
         if not (is_finite(one.position) and _is_rotation(one.orientation)):
             found = "a position or orientation that is none"
             raise _problem("bad_position", name, found, "numbers", "ImageOrientationPatient")
-        low_mm, high_mm = (1e-3, 1e3) if reading.any_size else SPACING_LIMITS_MM
+        low_mm, high_mm = _limits_mm(reading)
         spacing_mm = one.spacing_mm or ()
         if not (spacing_mm and all(low_mm <= mm <= high_mm for mm in spacing_mm)):
             found = "no distance between pixels that a scan of a head has"
@@ -194,6 +195,17 @@ def _check_numbers(stack: Stack, name: str, reading: ReadingSettings) -> None:
         if not (is_finite((one.slope, one.intercept)) and one.slope):
             found = "a scaling of intensities that is not finite, or 0"
             raise _problem("bad_slope", name, found, "a finite number", "RescaleSlope")
+
+
+def _check_distance(gap_mm: float, name: str, reading: ReadingSettings) -> None:
+    low_mm, high_mm = _limits_mm(reading)
+    if not low_mm <= gap_mm <= high_mm:
+        found, limits = f"slices {gap_mm:.3g} mm apart", f"{low_mm:g} to {high_mm:g} mm"
+        raise _problem("bad_spacing", name, found, limits, "ImagePositionPatient")
+
+
+def _limits_mm(reading: ReadingSettings) -> tuple[float, float]:
+    return (1e-3, 1e3) if reading.any_size else SPACING_LIMITS_MM
 
 
 def _is_rotation(cosines: tuple[float, ...] | None) -> bool:

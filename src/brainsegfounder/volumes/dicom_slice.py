@@ -223,7 +223,7 @@ def frames_of(header: Header, dataset: Any) -> list[Slice]:
     """The slices of an enhanced multi-frame file."""
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())[:1]
     frames = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
-    if len(frames) != header.shape[0]:
+    if not frames or len(frames) != header.shape[0]:
         found = f"{header.shape[0]} frames of which {len(frames)} are described"
         raise file_error(header.order, "frames_missing", found, "a description of each")
     return [

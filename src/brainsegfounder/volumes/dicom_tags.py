@@ -62,7 +62,7 @@ def value_of(dataset: Any, name: Any) -> Any:
             return None
         value = dataset[name].value
         return None if value is None or value == "" else value
-    except VALUE_ERRORS:
+    except Exception:  # pydicom on hostile bytes raises anything
         return NAN
 
 

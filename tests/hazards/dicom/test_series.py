@@ -231,6 +231,16 @@ def test_I97_a_pixel_spacing_that_is_none_is_refused(scanner, value):
     assert refusal(scanner).code == "dicom_bad_spacing"
 
 
+def test_I97_slices_too_far_apart_are_refused_unless_any_size_is_allowed(scanner):
+    series = scanner.series()
+    for index, one in enumerate(series.slices):
+        one.ImagePositionPatient = [0, 0, 25 * index]
+    series.write()
+    assert "slices 25 mm apart" in refusal(scanner).found
+    result = import_dicom(scanner.source, scanner.out, reading=ReadingSettings(any_size=True))
+    assert result.series[0].spacing_mm[2] == pytest.approx(25)
+
+
 @pytest.mark.parametrize("value", [b"nan ", b"inf ", b"0 ", b"text"])
 def test_I98_a_slope_that_is_none_is_refused(scanner, value):
     series = scanner.series()
