@@ -43,8 +43,8 @@ PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 UNDEFINED_LENGTH = 0xFFFFFFFF
 WANTED = (
     "ImageType", "SOPClassUID", "StudyDate", "StudyTime", "Modality", "SeriesDescription",
-    "ScanningSequence", "SequenceVariant", "MRAcquisitionType", "SequenceName", "RepetitionTime",
-    "EchoTime", "InversionTime", "EchoNumbers", "FlipAngle", "ContrastBolusAgent", "ProtocolName",
+    "ScanningSequence", "MRAcquisitionType", "SequenceName", "RepetitionTime",
+    "EchoTime", "InversionTime", "FlipAngle", "ContrastBolusAgent", "ProtocolName",
     "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber",
     "ImagePositionPatient", "ImageOrientationPatient", "SamplesPerPixel", "NumberOfFrames",
     "Rows", "Columns", "PixelSpacing", "BitsAllocated", "PixelRepresentation",

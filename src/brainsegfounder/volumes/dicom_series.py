@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from brainsegfounder.errors import Problem, VolumeError
 from brainsegfounder.settings import ReadingSettings
+from brainsegfounder.volumes.dicom_frames import frames_are_whole
 from brainsegfounder.volumes.dicom_header import stream_of
 from brainsegfounder.volumes.dicom_slice import Slice
 from brainsegfounder.volumes.dicom_tags import is_finite
@@ -172,8 +173,9 @@ def _check_pixels(stack: Stack, name: str) -> None:
 
 def _is_complete(one: Slice) -> bool:
     header = one.header
-    wanted = math.prod(header.shape) * header.bits // 8
-    return header.is_whole and (header.pixel_bytes is None or header.pixel_bytes >= wanted)
+    if header.pixel_bytes is None:
+        return header.is_whole and (one.frame > 0 or frames_are_whole(header))
+    return header.is_whole and header.pixel_bytes >= math.prod(header.shape) * header.bits // 8
 
 
 def _check_numbers(stack: Stack, name: str, reading: ReadingSettings) -> None:

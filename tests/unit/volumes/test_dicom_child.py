@@ -22,7 +22,8 @@ def run(limits, code, folder):
 
 
 def test_a_file_larger_than_its_limit_is_not_written(tmp_path):
-    done = run(("60", str(4 << 30), "1000"), "open('f', 'wb').write(bytes(5000))", tmp_path)
+    code = "f = open('f', 'wb', 0); [f.write(bytes(999)) for _ in range(5)]"
+    done = run(("60", str(4 << 30), "1000"), code, tmp_path)
     assert done.returncode != 0
     assert (tmp_path / "f").stat().st_size <= 1000
 
