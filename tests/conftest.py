@@ -72,7 +72,7 @@ def no_network() -> Iterator[None]:
 
 
 def draw_brain(
-    shape_vox: tuple[int, int, int] = (26, 30, 22),
+    shape_vox: tuple[int, int, int] = (26, 30, 26),
     spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0),
     num_contrasts: int = 1,
     seed: int = 0,
