@@ -4,7 +4,8 @@ import torch
 
 from brainsegfounder.data.loader import PatchDataset, PatchSampling, batches
 from brainsegfounder.data.manifest import Case
-from brainsegfounder.data.store import finish_store, open_store, write_case
+from brainsegfounder.data.store import StorePlan, open_store
+from brainsegfounder.data.store_writer import finish_store, write_case
 from brainsegfounder.errors import DataError
 from brainsegfounder.settings import AugmentSettings, PreparationSettings
 from brainsegfounder.volumes.preparation import prepare
@@ -21,7 +22,7 @@ def store(draw_brain, tmp_path_factory):
     for seed, case in enumerate(cases):
         image, labels = draw_brain(num_contrasts=2, seed=seed)
         write_case(folder, case, prepare(image, SETTINGS, labels))
-    finish_store(folder, cases, CONTRASTS, SETTINGS)
+    finish_store(folder, cases, StorePlan(CONTRASTS, SETTINGS))
     return open_store(folder)
 
 
