@@ -157,13 +157,28 @@ def check_apart(out: Path, inputs: Sequence[Path]) -> None:
             )
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        RunError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written: {error.strerror or error}. "
+            "Choose another output folder, or remove the file that stands there."
+        ) from error
+
+
 def check_writable(folder: Path) -> None:
-    """Make a folder and write to it, before hours are spent on what it shall hold.
+    """Write to a folder and clean up, before hours are spent on what it shall hold.
 
     Raises:
         RunError: Nothing can be written there.
     """
-    probe = folder / f".probe.{os.getpid()}"
+    probe = folder / f".probe.{os.getpid()}.partial"
     write_bytes(probe, b"x")
     _remove(probe)
 

@@ -19,6 +19,8 @@ from brainsegfounder.errors import RunError
 
 SAMPLE = 64
 PLAUSIBLE_MM = (30.0, 600.0)
+# Record, sampled foreground and heads of the arrays of a case.
+SMALL_FILES_BYTES = 60_000
 
 
 def check_disk(out: Path, cases: Sequence[Case], plan: StorePlan) -> None:
@@ -79,7 +81,8 @@ def _case_bytes(case: Case, plan: StorePlan) -> int | None:
     num_arrays = len(plan.contrasts)
     if plan.array_format == "npy" and case.label is not None and plan.labels != ():
         num_arrays += 2  # compressed, masks take next to nothing
-    return disk_bytes(int(prepared.prod()) * num_arrays, plan.array_format)
+    num_voxels = int(prepared.prod()) * num_arrays
+    return disk_bytes(num_voxels, plan.array_format) + SMALL_FILES_BYTES
 
 
 def _gigabytes(num_bytes: int) -> str:

@@ -6,6 +6,7 @@ what is new. See docs/concepts/store.md.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import time
@@ -41,6 +42,7 @@ from brainsegfounder.files import (
     check_new_folder,
     check_writable,
     held,
+    make_folder,
     remove_partials,
 )
 from brainsegfounder.runs import PACKAGES, RESEARCH_ONLY, package_version, progress
@@ -127,14 +129,18 @@ def run_prepare(
     result = Prepared(out, found=len(found))
     result.excluded.extend(case.case for case in found if case.subject in excluded)
     result.no_longer_found.extend(sorted({*listed(out)} - {case.case for case in found}))
-    done = _prepare_cases(out, plan, recipe.data.labels if recipe else None, cases, jobs)
-    _sort_out(result, cases, done)
-    if not result.cases:
-        first = next(iter(result.refused.values()), "every subject is excluded by the recipe")
-        raise DataError(f"{out}: none of {len(found)} cases could be prepared; the first: {first}")
-    kept = [case for case in cases if case.case in result.findings]
-    facts = _provenance(result, plan)
-    finish_store(out, kept, plan, refused=result.refused, provenance=facts)
+    labels = recipe.data.labels if recipe else None
+    done = {n: known for n, known in enumerate(_known_cases(out, plan, cases)) if known is not None}
+    waiting = [number for number in range(len(cases)) if number not in done]
+    check_disk(out, [cases[number] for number in waiting], plan)
+    with _at_work(out):
+        if waiting:
+            _prepare_cases(out, plan, labels, cases, done, jobs)
+        _sort_out(result, cases, done)
+        _check_any(result)
+        kept = [case for case in cases if case.case in result.findings]
+        facts = _provenance(result, plan)
+        finish_store(out, kept, plan, refused=result.refused, provenance=facts)
     # The page goes here: write_prepare_report(result, open_store(out), participants=participants)
     del participants
     return replace(result, seconds=time.monotonic() - began_s)
@@ -186,11 +192,33 @@ def _flat(plan: StorePlan) -> dict[str, Any]:
 
 
 def _has_only_begun(out: Path) -> bool:
-    """Whether another process is just about to mark the folder as a store."""
-    return out.is_dir() and all(path.name.startswith(".unfinished.") for path in out.iterdir())
+    """Whether another process is about to mark the folder as a store, or was killed before."""
+    if not out.is_dir():
+        return False
+    names = {path.name for path in [*out.iterdir(), *out.glob("cases/*")]} - {"cases"}
+    return all(name.startswith(".") and name.endswith(".partial") for name in names)
 
 
 # --- cases
+
+
+@contextlib.contextmanager
+def _at_work(out: Path) -> Iterator[None]:
+    """Be known as a writer of a store; what killed writers left half written is removed first."""
+    folder = out / "cases"
+    make_folder(folder)
+    with held(folder, alone=True, wait=False) as alone:
+        if alone:
+            remove_partials(folder)
+            remove_partials(out)
+    with held(folder, alone=False):
+        yield
+
+
+def _known_cases(out: Path, plan: StorePlan, cases: Sequence[Case]) -> Iterator[CaseDone | None]:
+    known = read_hashes(out)
+    for case in cases:
+        yield _reused(out, plan, case, known.get(case.case, {}))
 
 
 def _prepare_cases(
@@ -198,27 +226,20 @@ def _prepare_cases(
     plan: StorePlan,
     labels: dict[str, int] | None,
     cases: Sequence[Case],
+    done: dict[int, CaseDone],
     jobs: int,
-) -> list[CaseDone]:
-    """What became of each case, in their order."""
-    known = read_hashes(out)
-    done: dict[int, CaseDone] = {}
-    for number, case in enumerate(cases):
-        if (reused := _reused(out, plan, case, known.get(case.case, {}))) is not None:
-            done[number] = reused
+) -> None:
+    """Add what becomes of each case that is not in `done`."""
+    begin_store(out, plan)
+    check_writable(out / "cases")
     waiting = [number for number in range(len(cases)) if number not in done]
-    if waiting:
-        check_disk(out, [cases[number] for number in waiting], plan)
-        begin_store(out, plan)
-        check_writable(out / "cases")
-        unlist(out, {cases[number].case for number in waiting})
-        items = [CaseJob(out, plan, labels, cases[number]) for number in waiting]
-        try:
-            for place, answer in _answers(out / "cases", items, jobs):
-                done[waiting[place]] = _settled(cases[waiting[place]], answer)
-        finally:
-            _remember(out, cases, done)
-    return [done[number] for number in range(len(cases))]
+    unlist(out, {cases[number].case for number in waiting})
+    items = [CaseJob(out, plan, labels, cases[number]) for number in waiting]
+    try:
+        for place, answer in _answers(items, jobs):
+            done[waiting[place]] = _settled(cases[waiting[place]], answer)
+    finally:
+        _remember(out, cases, done)
 
 
 def _reused(out: Path, plan: StorePlan, case: Case, known: SourceHashes) -> CaseDone | None:
@@ -232,15 +253,9 @@ def _reused(out: Path, plan: StorePlan, case: Case, known: SourceHashes) -> Case
     return None if stored is None else CaseDone(stored, True, hashes)
 
 
-def _answers(
-    folder: Path, items: Sequence[CaseJob], jobs: int
-) -> Iterator[tuple[int, CaseDone | Lost]]:
+def _answers(items: Sequence[CaseJob], jobs: int) -> Iterator[tuple[int, CaseDone | Lost]]:
     """Do all cases, here or in other processes, and show how far it is."""
-    with held(folder, alone=True, wait=False) as alone:
-        if alone:
-            remove_partials(folder)
-            remove_partials(folder.parent)
-    with held(folder, alone=False), progress(len(items), "preparing") as report:
+    with progress(len(items), "preparing") as report:
         if jobs == 0:
             answers: Iterator[tuple[int, CaseDone | Lost]] = enumerate(map(do_case, items))
         else:
@@ -269,8 +284,9 @@ def _remember(out: Path, cases: Sequence[Case], done: dict[int, CaseDone]) -> No
     write_hashes(out, hashes)
 
 
-def _sort_out(result: Prepared, cases: Sequence[Case], done: Sequence[CaseDone]) -> None:
-    for case, answer in zip(cases, done, strict=True):
+def _sort_out(result: Prepared, cases: Sequence[Case], done: dict[int, CaseDone]) -> None:
+    for number, case in enumerate(cases):
+        answer = done[number]
         if answer.problem is not None:
             result.refused[case.case] = answer.problem
         elif answer.stored is not None:
@@ -278,6 +294,14 @@ def _sort_out(result: Prepared, cases: Sequence[Case], done: Sequence[CaseDone])
             result.findings[case.case] = answer.stored.findings
             if answer.is_reused:
                 result.reused.append(case.case)
+
+
+def _check_any(result: Prepared) -> None:
+    if not result.cases:
+        first = next(iter(result.refused.values()), "every subject is excluded by the recipe")
+        raise DataError(
+            f"{result.store}: none of {result.found} cases could be prepared; the first: {first}"
+        )
 
 
 def _provenance(result: Prepared, plan: StorePlan) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Workers are spawned, hold one item each, and end with their parent, however it e
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -95,8 +96,13 @@ class _Worker(Generic[Item, Result]):
         self.process: SpawnProcess = context.Process(
             target=_serve, args=(work, theirs), daemon=True
         )
-        self.process.start()
-        theirs.close()
+        try:
+            with _without_interrupts():
+                self.process.start()
+        except OSError as error:
+            raise _no_start(error) from error
+        finally:
+            theirs.close()
         self.is_ready = False
         self.item: int | None = None
 
@@ -116,16 +122,20 @@ class _Worker(Generic[Item, Result]):
             self.process.join()
             lost = Lost(self.process.exitcode or 0)
             if not self.is_ready:
-                raise RunError(
-                    f"a worker process could not start ({lost}). Lower --jobs; a script of your "
-                    'own needs `if __name__ == "__main__":` around its call.'
-                ) from None
+                raise _no_start(lost) from None
             return lost
         if not self.is_ready:
             self.is_ready = True
             return said
         self.item = None
         return said
+
+
+def _no_start(why: object) -> RunError:
+    return RunError(
+        f"a worker process could not start ({why}). Lower --jobs; a script of your own needs "
+        '`if __name__ == "__main__":` around its call.'
+    )
 
 
 def _woken(workers: Sequence[_Worker[Item, Result]]) -> list[_Worker[Item, Result]]:
@@ -149,10 +159,25 @@ def _end(workers: Sequence[_Worker[Item, Result]]) -> None:
             worker.process.join()
 
 
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back; a process started meanwhile inherits this until it can deal with it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(work: Callable[[Any], Any], pipe: Connection) -> None:
     """What a worker does until there is nothing more to do."""
     # Ctrl-C reaches every process of the terminal; the parent decides what follows.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # An exception, so that what is half written is removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -174,8 +174,18 @@ def test_a_damaged_array_is_refused_by_name(tmp_path, one_case):
     case, prepared = one_case
     write_case(tmp_path, case, prepared)
     finish_store(tmp_path, [case], StorePlan(("T1w",), SETTINGS))
-    (tmp_path / "cases" / "a.image.b2nd").write_bytes(b"damaged")
+    array = tmp_path / "cases" / "a.image.b2nd"
+    num_bytes = array.stat().st_size
     store = open_store(tmp_path)
+    assert store.damaged(store.cases[0]) == []
+    array.write_bytes(b"x" * num_bytes)
+    with pytest.raises(StoreError, match=r"a\.image\.b2nd: cannot be opened"):
+        store.image(store.cases[0])
+    assert store.damaged(store.cases[0]) == ["a.image.b2nd"]
+    array.write_bytes(b"cut")
+    with pytest.raises(StoreError, match=rf"b2nd: 3 bytes found; expected {num_bytes} bytes"):
+        store.image(store.cases[0])
+    array.unlink()
     with pytest.raises(StoreError, match=r"a\.image\.b2nd: cannot be opened"):
         store.image(store.cases[0])
 
