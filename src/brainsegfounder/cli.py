@@ -52,10 +52,20 @@ def demo(out: Out) -> None:
 @app.command()
 def prepare(
     inputs: Inputs,
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", help="The store to make or bring up to date.")],
     recipe: RecipeOption = None,
     layout: Layout = "auto",
     overrides: Overrides = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=0, help="Processes; all cores without; 0: none.")
+    ] = None,
+    array_format: Annotated[
+        str, typer.Option("--format", help="blosc2, or npy where that is a burden.")
+    ] = "blosc2",
+    participants: Annotated[
+        Path | None, typer.Option("--participants", help="A participants.tsv, for the page.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Bring scans to one grid and one intensity scale, into a store for training."""
     from brainsegfounder.recipes import load_recipe
@@ -64,12 +74,32 @@ def prepare(
     settings = load_recipe(recipe, overrides or []) if recipe else None
     if recipe is None and overrides:
         raise typer.BadParameter("--set needs --recipe")
-    done = run_prepare(inputs, out, settings, layout)
-    typer.echo(
-        f"{len(done.cases)} cases prepared, {len(done.excluded)} excluded by the recipe, "
-        f"{len(done.refused)} refused: {out}"
+    if array_format not in ("blosc2", "npy"):
+        raise typer.BadParameter(f"--format {array_format}: expected blosc2 or npy")
+    done = run_prepare(
+        inputs,
+        out,
+        settings,
+        layout,
+        jobs=(os.cpu_count() or 1) if jobs is None else jobs,
+        array_format="npy" if array_format == "npy" else "blosc2",
+        participants=participants,
     )
-    _end_with_refused(done.refused)
+    if as_json:
+        typer.echo(json.dumps(done.record(), indent=1))
+    else:
+        typer.echo(
+            f"{len(done.cases)} cases prepared ({len(done.reused)} of them were there already), "
+            f"{len(done.excluded)} excluded by the recipe, {len(done.refused)} refused: {out}"
+        )
+    if done.no_longer_found:
+        names = ", ".join(done.no_longer_found[:5])
+        typer.echo(
+            f"{len(done.no_longer_found)} cases of the store are not in the input and are listed "
+            f"no more ({names}); their files are kept in {out / 'cases'}",
+            err=True,
+        )
+    _end_with_refused({case: str(problem) for case, problem in done.refused.items()})
 
 
 @app.command()

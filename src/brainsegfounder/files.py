@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from brainsegfounder.errors import OutputExistsError, RunError
+from brainsegfounder.errors import OutputExistsError, RunError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two writers of one folder are not told apart
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -22,11 +29,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
-        _remove(partial)
         raise RunError(
             f"{path}: cannot be written: {error.strerror or error}. "
             "Free space there, or choose another output folder."
         ) from error
+    finally:  # also where a signal ends us; after the rename there is nothing to remove
+        _remove(partial)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -36,6 +44,54 @@ def write_text(path: Path, text: str) -> None:
         RunError: The file cannot be written.
     """
     write_bytes(path, text.encode("utf-8"))
+
+
+def write_changed(path: Path, text: str) -> bool:
+    """As `write_text`, but a file that says the same already is left alone.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if path.read_text(encoding="utf-8") == text:
+            return False
+    write_text(path, text)
+    return True
+
+
+def remove_partials(folder: Path, process: int | str = "*") -> None:
+    """Remove what writers that were killed left half done: those of one process, or all."""
+    for partial in folder.glob(f".*.{process}.partial"):
+        _remove(partial)
+
+
+@contextlib.contextmanager
+def held(folder: Path, *, alone: bool, wait: bool = True) -> Iterator[bool]:
+    """Hold a folder: alone, or together with others who do not ask to be alone.
+
+    Where the file system keeps no locks on folders (some network drives, Windows) nothing is held.
+
+    Args:
+        folder: It must exist.
+        alone: Nobody else may hold it.
+        wait: Wait until that can be; without it, ask once.
+
+    Yields:
+        Whether it is held.
+    """
+    kind = 0 if fcntl is None else (fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        yield _lock(handle, kind, wait)
+    finally:
+        os.close(handle)
 
 
 def sha256(path: Path) -> str:
@@ -82,6 +138,59 @@ def check_new_folder(path: Path, remedy: str = "Choose another --out, or remove 
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise OutputExistsError(f"{path}: exists already; expected a new folder. {remedy}")
+
+
+def check_apart(out: Path, inputs: Sequence[Path]) -> None:
+    """Refuse output that would lie in an input, where it could overwrite or be read as input.
+
+    Raises:
+        UsageError: `out` is an input, or is inside one.
+    """
+    place = out.resolve()
+    for path in inputs:
+        there = path.resolve()
+        if place == there or there in place.parents:
+            where = "is the input itself" if place == there else f"lies inside the input {path}"
+            raise UsageError(
+                f"{out}: {where}; expected an output folder apart from it, so that no input is "
+                "ever overwritten. Choose another --out."
+            )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        RunError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written: {error.strerror or error}. "
+            "Choose another output folder, or remove the file that stands there."
+        ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Write to a folder and clean up, before hours are spent on what it shall hold.
+
+    Raises:
+        RunError: Nothing can be written there.
+    """
+    probe = folder / f".probe.{os.getpid()}.partial"
+    write_bytes(probe, b"x")
+    _remove(probe)
+
+
+def _lock(handle: int, kind: int, wait: bool) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _remove(path: Path) -> None:

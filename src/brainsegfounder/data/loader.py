@@ -87,24 +87,30 @@ class PatchDataset(Dataset[Batch]):
         order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.cases))
         case = self.cases[order[place]]
         rng = np.random.default_rng([self.seed, 2, number])
-        crops = [self._crop(case, rng) for _ in range(self.sampling.crops_per_case)]
-        images = torch.from_numpy(np.stack([image for image, _ in crops]))
-        masks = [mask for _, mask in crops if mask is not None]
-        labels = torch.from_numpy(np.stack(masks)) if masks else None
-        return Batch(images, labels, (case.case,) * len(crops))
+        sampling = self.sampling
+        opened = self.store.image(case)
+        masks = self.store.labels(case) if sampling.with_labels else None
+        shape = (sampling.crops_per_case, len(self.channels), *sampling.patch_size_vox)
+        images, labels = torch.empty(shape), []
+        for image in images:
+            start = self._start(case, rng)
+            self._widen(_cut(opened, start, sampling.patch_size_vox), image)
+            mask = None if masks is None else _cut(masks, start, sampling.patch_size_vox)
+            if sampling.augment is not None:
+                changed, mask = augment(image.numpy(), mask, sampling.augment, rng)
+                image.copy_(torch.from_numpy(changed))
+            if mask is not None:
+                labels.append(mask)
+        stacked = torch.from_numpy(np.stack(labels)) if labels else None
+        return Batch(images, stacked, (case.case,) * len(images))
 
-    def _crop(
-        self, case: StoredCase, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
-        size = self.sampling.patch_size_vox
-        start = self._start(case, rng)
-        image = _cut(self.store.image(case), start, size)[self.channels].astype(np.float32)
-        labels = None
-        if self.sampling.with_labels:
-            labels = _cut(self.store.labels(case), start, size)
-        if self.sampling.augment is not None:
-            image, labels = augment(image, labels, self.sampling.augment, rng)
-        return np.ascontiguousarray(image), labels
+    def _widen(self, voxels: NDArray[np.float16], image: Tensor) -> None:
+        """Put float16 voxels into a float32 image, contrasts in the order asked for.
+
+        PyTorch does it with the processor's own instruction, ten times as fast as NumPy.
+        """
+        for place, channel in enumerate(self.channels):
+            image[place].copy_(torch.from_numpy(voxels[channel]))
 
     def _start(self, case: StoredCase, rng: np.random.Generator) -> Triple:
         size = np.asarray(self.sampling.patch_size_vox)
@@ -155,4 +161,8 @@ def _cut(array: Any, start: Triple, size: Triple) -> NDArray[Any]:
         low, high = max(0, first), min(extent, first + length)
         spans.append(slice(low, high))
         widths.append((low - first, first + length - high))
-    return np.pad(np.asarray(array[tuple(spans)]), widths)
+    voxels = np.asarray(array[tuple(spans)])
+    if np.any(widths):
+        return np.pad(voxels, widths)
+    # A part of a mapped file is not in memory yet, and cannot be changed.
+    return voxels if voxels.flags.writeable else np.array(voxels)

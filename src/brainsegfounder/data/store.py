@@ -3,35 +3,49 @@
 STORE/
   store.json                    what it was prepared for; written last, so it marks a whole store
   manifest.csv                  case, subject, session, files
-  cases/<case>.image.b2nd       intensities, float16, (C, I, J, K), chunks of 32³
+  refused.json                  what was refused, and why
+  provenance.json               versions, settings, findings of each case
+  hashes.json                   of source files with their sizes and times, to know them again
+  cases/<case>.json             what is known of a case; written last, so it marks a whole case
+  cases/<case>.image.b2nd       intensities, float16, (C, I, J, K)
   cases/<case>.labels.b2nd      label values, int16, (1, I, J, K)
   cases/<case>.reference.b2nd   the mask on the file's own grid, for evaluation
+  cases/<case>.mask-NAME.b2nd   another mask (deface, anatomy), uint8, (1, I, J, K)
   cases/<case>.foreground.npy   up to 2,000 labelled voxels a label: value, i, j, k
-  cases/<case>.json             subject, session, grids
+
+Arrays end in `.npy` instead where `prepare --format npy` was asked for. How a store is written is
+in `store_writer`, how one array is in `store_arrays`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from brainsegfounder.data.manifest import Case, manifest_csv
-from brainsegfounder.errors import LabelError, StoreError
-from brainsegfounder.files import sha256, write_text
-from brainsegfounder.settings import PreparationSettings, Recipe
-from brainsegfounder.volumes.preparation import Prepared
+from brainsegfounder.data.store_arrays import SUFFIXES, ArrayFormat, open_array
+from brainsegfounder.errors import StoreError
+from brainsegfounder.files import sha256
+from brainsegfounder.settings import PreparationSettings, ReadingSettings, Recipe
+from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.volume import Grid, Triple, Volume
 
-FORMAT = 1
-CHUNK_VOX = 32
-MAX_FOREGROUND_VOXELS = 2000
+FORMAT = 2
+# Raise it when the same files and settings come out otherwise: then every stored case is stale.
+PREPARATION_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """Size and fingerprint of a file of the store."""
+
+    num_bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,14 @@ class StoredCase:
         source_affine: Of the file it came from.
         has_labels: Whether a mask is stored.
         fingerprints: Of each contrast's scan, by which it is known in other stores.
+        site: Where it was scanned, or empty.
+        licence: Of the data set, or empty.
+        masks: Names of the masks stored beside it (deface, anatomy).
+        findings: What was noticed about its files.
+        steps: What was done to it.
+        sources: The SHA-256 of each file it was made from, by contrast, `label` or `mask-NAME`.
+        key: The SHA-256 of all that it was made from: sources, settings, version of the code.
+        files: Its files in the store.
     """
 
     case: str
@@ -59,6 +81,14 @@ class StoredCase:
     source_affine: list[list[float]]
     has_labels: bool
     fingerprints: tuple[str, ...]
+    site: str = ""
+    licence: str = ""
+    masks: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    steps: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    key: str = ""
+    files: dict[str, StoredFile] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:
@@ -72,27 +102,78 @@ class StoredCase:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
-    """An opened store: its settings and its cases."""
+class StorePlan:
+    """What a store is prepared for; all its cases agree in this.
 
-    folder: Path
+    Attributes:
+        contrasts: Names in channel order.
+        preparation: Grid and intensities.
+        reading: What is allowed of the files.
+        labels: Values that may stand in a mask beside 0; None takes any, empty stores no mask.
+        array_format: How arrays are written.
+    """
+
     contrasts: tuple[str, ...]
     preparation: PreparationSettings
+    reading: ReadingSettings = field(default_factory=ReadingSettings)
+    labels: tuple[int, ...] | None = None
+    array_format: ArrayFormat = "blosc2"
+
+    def record(self) -> dict[str, Any]:
+        """The plan, ready for JSON."""
+        return {
+            "array_format": self.array_format,
+            "contrasts": list(self.contrasts),
+            "labels": None if self.labels is None else list(self.labels),
+            "preparation": self.preparation.model_dump(mode="json"),
+            "reading": self.reading.model_dump(mode="json"),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An opened store: its settings and its cases.
+
+    Attributes:
+        folder: Where it is.
+        plan: What it was prepared for.
+        cases: What is known of each case.
+        manifest_sha256: The fingerprint of `manifest.csv`.
+        preparation_version: Of the code that prepared it.
+    """
+
+    folder: Path
+    plan: StorePlan
     cases: tuple[StoredCase, ...]
     manifest_sha256: str
+    preparation_version: int = PREPARATION_VERSION
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """Names in channel order."""
+        return self.plan.contrasts
+
+    @property
+    def preparation(self) -> PreparationSettings:
+        """Grid and intensities."""
+        return self.plan.preparation
 
     def image(self, case: StoredCase) -> Any:
         """The case's intensities, sliceable, shape (C, I, J, K), float16."""
-        return _open_array(self.folder / "cases" / f"{case.case}.image.b2nd")
+        return self._open(case, "image")
 
     def labels(self, case: StoredCase) -> Any:
         """The case's labels, sliceable, shape (1, I, J, K), int16."""
-        return _open_array(self.folder / "cases" / f"{case.case}.labels.b2nd")
+        return self._open(case, "labels")
+
+    def mask(self, case: StoredCase, name: str) -> Any:
+        """One of `case.masks`, sliceable, shape (1, I, J, K), uint8: 1 inside, 0 outside."""
+        return self._open(case, f"mask-{name}")
 
     def reference(self, case: StoredCase) -> Volume:
         """The case's mask on the grid of its file, shape (1, I, J, K), int16."""
-        array = _open_array(self.folder / "cases" / f"{case.case}.reference.b2nd")
-        return Volume(array[:], np.asarray(case.source_affine), case.case)
+        voxels = self._open(case, "reference")[:]
+        return Volume(np.array(voxels), np.asarray(case.source_affine), case.case)
 
     def prepared_image(self, case: StoredCase, contrasts: Sequence[str]) -> Volume:
         """The whole prepared image, contrasts in the order asked for, float32."""
@@ -103,66 +184,21 @@ class Store:
     def foreground(self, case: StoredCase) -> NDArray[np.int16]:
         """Labelled voxels to sample from, rows of (value, i, j, k); empty without a lesion."""
         path = self.folder / "cases" / f"{case.case}.foreground.npy"
-        return np.asarray(np.load(path, allow_pickle=False))
+        return np.asarray(open_array(path))
 
+    def damaged(self, case: StoredCase) -> list[str]:
+        """Files of a case that are missing or are not, byte for byte, what was written."""
+        folder = self.folder / "cases"
+        return [
+            name
+            for name, file in case.files.items()
+            if not (folder / name).is_file() or sha256(folder / name) != file.sha256
+        ]
 
-def write_case(
-    folder: Path, case: Case, prepared: Prepared, labels: Mapping[str, int] | None = None
-) -> StoredCase:
-    """Write one prepared case into a store that is being made.
-
-    Args:
-        folder: The store.
-        case: Whose files they were.
-        prepared: The result of preparation.
-        labels: The label values that may stand in the mask beside 0; None takes any, and an
-            empty mapping stores no mask.
-
-    Raises:
-        LabelError: The mask holds another value.
-    """
-    values, reference = None, None
-    if prepared.labels is not None and prepared.reference is not None and labels != {}:
-        values, reference = prepared.labels.voxels, prepared.reference.voxels
-        if labels is not None:
-            _check_values(reference, labels, case)
-    stored = StoredCase(
-        case=case.case,
-        subject=case.subject,
-        session=case.session,
-        shape_vox=prepared.image.shape_vox,
-        affine=prepared.image.affine.tolist(),
-        source_shape_vox=prepared.source_grid.shape_vox,
-        source_affine=prepared.source_grid.affine.tolist(),
-        has_labels=values is not None,
-        fingerprints=prepared.fingerprints,
-    )
-    target = folder / "cases"
-    target.mkdir(parents=True, exist_ok=True)
-    _write_array(target / f"{case.case}.image.b2nd", prepared.image.voxels.astype(np.float16))
-    if values is not None and reference is not None:
-        _write_array(target / f"{case.case}.reference.b2nd", reference.astype(np.int16))
-        _write_array(target / f"{case.case}.labels.b2nd", values.astype(np.int16))
-        np.save(target / f"{case.case}.foreground.npy", _sample_foreground(values[0]))
-    write_text(target / f"{case.case}.json", json.dumps(asdict(stored), indent=1))
-    return stored
-
-
-def finish_store(
-    folder: Path,
-    cases: Sequence[Case],
-    contrasts: Sequence[str],
-    preparation: PreparationSettings,
-) -> None:
-    """Write the manifest, then `store.json`, which makes the folder a store."""
-    write_text(folder / "manifest.csv", manifest_csv(cases))
-    record = {
-        "format": FORMAT,
-        "contrasts": list(contrasts),
-        "preparation": preparation.model_dump(mode="json"),
-        "cases": [case.case for case in cases],
-    }
-    write_text(folder / "store.json", json.dumps(record, indent=1))
+    def _open(self, case: StoredCase, what: str) -> Any:
+        name = f"{case.case}.{what}{SUFFIXES[self.plan.array_format]}"
+        file = case.files.get(name)
+        return open_array(self.folder / "cases" / name, file.num_bytes if file else None)
 
 
 def open_store(folder: Path) -> Store:
@@ -179,20 +215,58 @@ def open_store(folder: Path) -> Store:
         )
     try:
         record = json.loads(marker.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
-            raise StoreError(
-                f"{marker}: format {record['format']}; expected {FORMAT}. Prepare again."
-            )
-        cases = tuple(_read_case(folder / "cases" / f"{name}.json") for name in record["cases"])
         return Store(
             folder=folder,
-            contrasts=tuple(record["contrasts"]),
-            preparation=PreparationSettings.model_validate(record["preparation"]),
-            cases=cases,
+            plan=read_plan(record, marker),
+            cases=tuple(read_case(folder, name) for name in record["cases"]),
             manifest_sha256=sha256(folder / "manifest.csv"),
+            preparation_version=record["preparation_version"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{folder}: the store is damaged ({error}). Prepare it again.") from error
+
+
+def read_plan(record: dict[str, Any], marker: Path) -> StorePlan:
+    """What a `store.json` (or `unfinished`) says that the store is for.
+
+    Raises:
+        StoreError: It is of another format.
+        ValueError: It is damaged; also KeyError or TypeError.
+    """
+    if record["format"] != FORMAT:
+        raise StoreError(
+            f"{marker}: format {record['format']}; expected {FORMAT}. Prepare again, into a new "
+            "folder."
+        )
+    if record["array_format"] not in get_args(ArrayFormat):
+        raise ValueError(f"array_format {record['array_format']}")
+    return StorePlan(
+        contrasts=tuple(record["contrasts"]),
+        preparation=PreparationSettings.model_validate(record["preparation"]),
+        reading=ReadingSettings.model_validate(record["reading"]),
+        labels=None if record["labels"] is None else tuple(record["labels"]),
+        array_format=record["array_format"],
+    )
+
+
+def read_case(folder: Path, name: str) -> StoredCase:
+    """The record of a case of a store.
+
+    Raises:
+        OSError: There is none.
+        ValueError: It is damaged; also KeyError, TypeError or AttributeError.
+    """
+    record = json.loads((folder / "cases" / f"{name}.json").read_text(encoding="utf-8"))
+    for key in ("shape_vox", "source_shape_vox", "fingerprints", "masks"):
+        record[key] = tuple(record[key])
+    record["findings"] = tuple(Finding(**finding) for finding in record["findings"])
+    record["files"] = {key: StoredFile(**file) for key, file in record["files"].items()}
+    return StoredCase(**record)
+
+
+def case_record(case: StoredCase) -> dict[str, Any]:
+    """The opposite of `read_case`: the record of a case, ready for JSON."""
+    return asdict(case)
 
 
 def check_store(store: Store, recipe: Recipe) -> None:
@@ -202,67 +276,22 @@ def check_store(store: Store, recipe: Recipe) -> None:
         StoreError: Naming the field, the store's value and the recipe's.
     """
     wanted, found = recipe.preparation.model_dump(), store.preparation.model_dump()
-    for field, value in wanted.items():
-        if found[field] != value:
-            raise _mismatch(store, f"preparation.{field}", found[field], value)
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise _mismatch(store, f"preparation.{name}", found[name], value)
     absent = [name for name in recipe.data.contrasts if name not in store.contrasts]
     if absent:
         raise _mismatch(store, "data.contrasts", list(store.contrasts), list(recipe.data.contrasts))
-
-
-def _mismatch(store: Store, field: str, found: object, wanted: object) -> StoreError:
-    return StoreError(
-        f"{store.folder}: prepared with {field} = {found}, but the recipe says {wanted}. "
-        f"Prepare again with this recipe, or --set {field}=..."
-    )
-
-
-def _check_values(values: NDArray[Any], labels: Mapping[str, int], case: Case) -> None:
-    strange = sorted(set(np.unique(values).tolist()) - {0, *labels.values()})
-    if strange:
-        known = ", ".join(f"{value} {name}" for name, value in labels.items())
-        raise LabelError(
-            f"{case.label}: label values {strange} found; expected 0, {known}. "
-            "Correct the mask, or name them in data.labels of the recipe."
+    if store.preparation_version != PREPARATION_VERSION:
+        raise StoreError(
+            f"{store.folder}: prepared by version {store.preparation_version} of the preparation; "
+            f"expected {PREPARATION_VERSION}, as scans are prepared for prediction now. Give the "
+            "same prepare command again."
         )
 
 
-def _sample_foreground(values: NDArray[Any]) -> NDArray[np.int16]:
-    rows = []
-    for value in np.unique(values[values != 0]):
-        places = np.argwhere(values == value)
-        step = max(1, len(places) // MAX_FOREGROUND_VOXELS)
-        places = places[::step][:MAX_FOREGROUND_VOXELS]
-        rows.append(np.column_stack([np.full(len(places), value), places]))
-    return np.concatenate(rows).astype(np.int16) if rows else np.zeros((0, 4), dtype=np.int16)
-
-
-def _write_array(path: Path, array: NDArray[Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    channels, *shape_vox = array.shape
-    chunk = (channels, *(min(CHUNK_VOX, n) for n in shape_vox))
-    blosc2.asarray(
-        np.ascontiguousarray(array),
-        urlpath=str(partial),
-        chunks=chunk,
-        cparams={"codec": blosc2.Codec.LZ4, "nthreads": 1},
+def _mismatch(store: Store, name: str, found: object, wanted: object) -> StoreError:
+    return StoreError(
+        f"{store.folder}: prepared with {name} = {found}, but the recipe says {wanted}. "
+        f"Prepare again with this recipe, or --set {name}=..."
     )
-    if not np.array_equal(blosc2.open(str(partial), mode="r")[:], array):
-        raise StoreError(f"{path}: what was written cannot be read back; is the disk full?")
-    partial.replace(path)
-
-
-def _open_array(path: Path) -> Any:
-    try:
-        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
-    except (OSError, RuntimeError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be opened ({error}). Prepare the case again.") from error
-
-
-def _read_case(path: Path) -> StoredCase:
-    record = json.loads(path.read_text(encoding="utf-8"))
-    record["shape_vox"] = tuple(record["shape_vox"])
-    record["source_shape_vox"] = tuple(record["source_shape_vox"])
-    record["fingerprints"] = tuple(record["fingerprints"])
-    return StoredCase(**record)

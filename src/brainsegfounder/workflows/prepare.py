@@ -1,19 +1,57 @@
-"""`prepare`: scans to a store; one bad case never stops the others."""
+"""`prepare`: scans to a store; one bad case never stops the others.
+
+The same command again changes nothing, finishes what was cut off, makes anew what changed and adds
+what is new. See docs/concepts/store.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import contextlib
+import logging
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from brainsegfounder.data.disk_preflight import check_disk
 from brainsegfounder.data.layouts import read_cases
 from brainsegfounder.data.manifest import Case
-from brainsegfounder.data.store import finish_store, write_case
-from brainsegfounder.errors import ContrastError, DataError
-from brainsegfounder.files import check_new_folder
-from brainsegfounder.runs import progress
+from brainsegfounder.data.source_hashes import (
+    SourceHashes,
+    is_unchanged,
+    read_hashes,
+    write_hashes,
+)
+from brainsegfounder.data.store import PREPARATION_VERSION, StorePlan
+from brainsegfounder.data.store_arrays import ArrayFormat
+from brainsegfounder.data.store_writer import (
+    begin_store,
+    case_key,
+    finish_store,
+    listed,
+    planned,
+    source_files,
+    unlist,
+    whole_case,
+)
+from brainsegfounder.errors import ContrastError, DataError, OutputExistsError, Problem
+from brainsegfounder.files import (
+    check_apart,
+    check_new_folder,
+    check_writable,
+    held,
+    make_folder,
+    remove_partials,
+)
+from brainsegfounder.runs import PACKAGES, RESEARCH_ONLY, package_version, progress
 from brainsegfounder.settings import PreparationSettings, Recipe
-from brainsegfounder.volumes.preparation import prepare_case
+from brainsegfounder.volumes.findings import Finding
+from brainsegfounder.workflows.prepare_case import CaseDone, CaseJob, do_case, lost_problem
+from brainsegfounder.workflows.worker_pool import Lost, work_in_processes
+
+log = logging.getLogger(__name__)
 
 PREFERRED_ORDER = ("T1w", "T1ce", "T2w", "FLAIR")
 
@@ -24,51 +62,88 @@ class Prepared:
 
     Attributes:
         store: The folder.
-        cases: Names of the prepared cases.
+        found: How many cases there were in the input.
+        cases: Names of the cases that are in the store now, in the order they were found.
         excluded: Cases left out because the recipe names their subject.
-        refused: Reason for each case that could not be prepared.
+        refused: What is wrong with each case that could not be prepared.
+        findings: What was noticed about each case that is in the store.
+        reused: Those of `cases` that were in the store already and were not made again.
+        no_longer_found: Cases that were in the store and are listed no more.
+        seconds: How long it took.
     """
 
     store: Path
+    found: int = 0
     cases: list[str] = field(default_factory=list)
     excluded: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, Problem] = field(default_factory=dict)
+    findings: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    no_longer_found: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def record(self) -> dict[str, Any]:
+        """The same, ready for JSON."""
+        return asdict(self) | {"store": str(self.store)}
 
 
 def run_prepare(
-    inputs: Sequence[Path], out: Path, recipe: Recipe | None = None, layout: str = "auto"
+    inputs: Sequence[Path],
+    out: Path,
+    recipe: Recipe | None = None,
+    layout: str = "auto",
+    *,
+    jobs: int = 0,
+    array_format: ArrayFormat = "blosc2",
+    participants: Path | None = None,
 ) -> Prepared:
     """Prepare every case found and write the store.
 
     Args:
         inputs: Folders or files.
-        out: The store to make; must not exist, or be one whose preparation was cut off.
+        out: The store to make, to finish or to bring up to date.
         recipe: Contrasts, labels, spacing and excluded subjects. Without one: the contrasts that
             all cases share, 1 mm, labels as they are.
         layout: How the inputs are laid out.
+        jobs: How many processes; 0 works in this one. The result is the same for any number.
+        array_format: How arrays are written.
+        participants: A table of the subjects, for the page.
 
     Raises:
-        OutputExistsError: `out` has content.
+        UsageError: `out` lies in an input.
+        OutputExistsError: `out` has content that is no store, or a store of other settings.
+        RunError: It cannot be written to, or does not fit on the disk.
         DataError: No case at all could be prepared.
     """
-    if not (out / "unfinished").is_file():
+    began_s = time.monotonic()
+    check_apart(out, inputs)
+    before = planned(out)
+    if before is None and not _has_only_begun(out):
         check_new_folder(out)
     found = read_cases(inputs, layout)
     excluded = set(recipe.data.exclude_subjects) if recipe else set()
-    result = Prepared(out, excluded=[c.case for c in found if c.subject in excluded])
     cases = [case for case in found if case.subject not in excluded]
-    contrasts = recipe.data.contrasts if recipe else shared_contrasts(cases)
-    settings = recipe.preparation if recipe else PreparationSettings()
+    plan = _plan(cases, recipe, array_format)
+    if before is not None:
+        _check_same_plan(out, before, plan)
+    result = Prepared(out, found=len(found))
+    result.excluded.extend(case.case for case in found if case.subject in excluded)
+    result.no_longer_found.extend(sorted({*listed(out)} - {case.case for case in found}))
     labels = recipe.data.labels if recipe else None
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "unfinished").touch()
-    written = _write_cases(cases, contrasts, settings, labels, result)
-    if not written:
-        first = next(iter(result.refused.values()), "every subject is excluded by the recipe")
-        raise DataError(f"{out}: none of {len(found)} cases could be prepared; the first: {first}")
-    finish_store(out, written, contrasts, settings)
-    (out / "unfinished").unlink()
-    return result
+    done = {n: known for n, known in enumerate(_known_cases(out, plan, cases)) if known is not None}
+    waiting = [number for number in range(len(cases)) if number not in done]
+    check_disk(out, [cases[number] for number in waiting], plan)
+    with _at_work(out):
+        if waiting:
+            _prepare_cases(out, plan, labels, cases, done, jobs)
+        _sort_out(result, cases, done)
+        _check_any(result)
+        kept = [case for case in cases if case.case in result.findings]
+        facts = _provenance(result, plan)
+        finish_store(out, kept, plan, refused=result.refused, provenance=facts)
+    # The page goes here: write_prepare_report(result, open_store(out), participants=participants)
+    del participants
+    return replace(result, seconds=time.monotonic() - began_s)
 
 
 def shared_contrasts(cases: Sequence[Case]) -> tuple[str, ...]:
@@ -83,30 +158,168 @@ def shared_contrasts(cases: Sequence[Case]) -> tuple[str, ...]:
             f"{len(cases)} cases share no contrast; expected at least one. "
             "Give a recipe that names the contrasts, or prepare them apart."
         )
-    return tuple(name for name in PREFERRED_ORDER if name in shared)
+    usual = [name for name in PREFERRED_ORDER if name in shared]
+    return (*usual, *sorted(shared - set(usual)))
 
 
-def _write_cases(
+def _plan(cases: Sequence[Case], recipe: Recipe | None, array_format: ArrayFormat) -> StorePlan:
+    if recipe is None:
+        contrasts = shared_contrasts(cases)
+        return StorePlan(contrasts, PreparationSettings(), array_format=array_format)
+    return StorePlan(
+        contrasts=recipe.data.contrasts,
+        preparation=recipe.preparation,
+        reading=recipe.reading,
+        labels=tuple(sorted(recipe.data.labels.values())),
+        array_format=array_format,
+    )
+
+
+def _check_same_plan(out: Path, before: StorePlan, plan: StorePlan) -> None:
+    found, wanted = _flat(before), _flat(plan)
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise OutputExistsError(
+                f"{out}: exists already, a store prepared with {name} = {found.get(name)}; "
+                f"expected {value}, as asked for now. Choose another --out, or its settings."
+            )
+
+
+def _flat(plan: StorePlan) -> dict[str, Any]:
+    record = plan.record()
+    sections = {f"{s}.{k}": v for s in ("preparation", "reading") for k, v in record.pop(s).items()}
+    return record | sections
+
+
+def _has_only_begun(out: Path) -> bool:
+    """Whether another process is about to mark the folder as a store, or was killed before."""
+    if not out.is_dir():
+        return False
+    names = {path.name for path in [*out.iterdir(), *out.glob("cases/*")]} - {"cases"}
+    return all(name.startswith(".") and name.endswith(".partial") for name in names)
+
+
+# --- cases
+
+
+@contextlib.contextmanager
+def _at_work(out: Path) -> Iterator[None]:
+    """Be known as a writer of a store; what killed writers left half written is removed first."""
+    folder = out / "cases"
+    make_folder(folder)
+    with held(folder, alone=True, wait=False) as alone:
+        if alone:
+            remove_partials(folder)
+            remove_partials(out)
+    with held(folder, alone=False):
+        yield
+
+
+def _known_cases(out: Path, plan: StorePlan, cases: Sequence[Case]) -> Iterator[CaseDone | None]:
+    known = read_hashes(out)
+    for case in cases:
+        yield _reused(out, plan, case, known.get(case.case, {}))
+
+
+def _prepare_cases(
+    out: Path,
+    plan: StorePlan,
+    labels: dict[str, int] | None,
     cases: Sequence[Case],
-    contrasts: Sequence[str],
-    settings: PreparationSettings,
-    labels: Mapping[str, int] | None,
-    result: Prepared,
-) -> list[Case]:
-    written = []
-    wants_labels = labels is None or bool(labels)
-    with progress(len(cases), "preparing") as report:
-        for number, case in enumerate(cases, start=1):
-            try:
-                label_path = case.label if wants_labels else None
-                prepared = prepare_case(
-                    case.case, case.contrasts, contrasts, settings, label=label_path
-                )
-                write_case(result.store, case, prepared, labels)
-            except DataError as error:
-                result.refused[case.case] = str(error)
-            else:
-                written.append(case)
-                result.cases.append(case.case)
-            report(number, case.case)
-    return written
+    done: dict[int, CaseDone],
+    jobs: int,
+) -> None:
+    """Add what becomes of each case that is not in `done`."""
+    begin_store(out, plan)
+    check_writable(out / "cases")
+    waiting = [number for number in range(len(cases)) if number not in done]
+    unlist(out, {cases[number].case for number in waiting})
+    items = [CaseJob(out, plan, labels, cases[number]) for number in waiting]
+    try:
+        for place, answer in _answers(items, jobs):
+            done[waiting[place]] = _settled(cases[waiting[place]], answer)
+    finally:
+        _remember(out, cases, done)
+
+
+def _reused(out: Path, plan: StorePlan, case: Case, known: SourceHashes) -> CaseDone | None:
+    """A case that is stored, and whose files look as they did: known without reading them."""
+    files = source_files(case, plan)
+    if not all(is_unchanged(path, known.get(role)) for role, path in files.items()):
+        return None
+    hashes = {role: known[role] for role in files}
+    key = case_key(plan, {role: source.sha256 for role, source in hashes.items()})
+    stored = whole_case(out, case, key)
+    return None if stored is None else CaseDone(stored, True, hashes)
+
+
+def _answers(items: Sequence[CaseJob], jobs: int) -> Iterator[tuple[int, CaseDone | Lost]]:
+    """Do all cases, here or in other processes, and show how far it is."""
+    with progress(len(items), "preparing") as report:
+        if jobs == 0:
+            answers: Iterator[tuple[int, CaseDone | Lost]] = enumerate(map(do_case, items))
+        else:
+            answers = work_in_processes(do_case, items, min(jobs, len(items)))
+        for number, (place, answer) in enumerate(answers, start=1):
+            report(number, items[place].case.case)
+            yield place, answer
+
+
+def _settled(case: Case, answer: CaseDone | Lost) -> CaseDone:
+    if isinstance(answer, Lost):
+        return CaseDone(problem=lost_problem(case.case, str(answer)))
+    if answer.fatal is not None:
+        raise answer.fatal
+    if answer.trace:
+        log.error("%s: an error of ours:\n%s", case.case, answer.trace)
+    return answer
+
+
+def _remember(out: Path, cases: Sequence[Case], done: dict[int, CaseDone]) -> None:
+    hashes = {
+        case.case: done[number].hashes
+        for number, case in enumerate(cases)
+        if number in done and done[number].stored is not None
+    }
+    write_hashes(out, hashes)
+
+
+def _sort_out(result: Prepared, cases: Sequence[Case], done: dict[int, CaseDone]) -> None:
+    for number, case in enumerate(cases):
+        answer = done[number]
+        if answer.problem is not None:
+            result.refused[case.case] = answer.problem
+        elif answer.stored is not None:
+            result.cases.append(case.case)
+            result.findings[case.case] = answer.stored.findings
+            if answer.is_reused:
+                result.reused.append(case.case)
+
+
+def _check_any(result: Prepared) -> None:
+    if not result.cases:
+        first = next(iter(result.refused.values()), "every subject is excluded by the recipe")
+        raise DataError(
+            f"{result.store}: none of {result.found} cases could be prepared; the first: {first}"
+        )
+
+
+def _provenance(result: Prepared, plan: StorePlan) -> dict[str, Any]:
+    """What the store was made with: no time, no command and no folder, so it repeats exactly."""
+    return {
+        "notice": RESEARCH_ONLY,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": {name: package_version(name) for name in PACKAGES},
+        "preparation_version": PREPARATION_VERSION,
+        "settings": plan.record(),
+        "found": result.found,
+        "prepared": len(result.cases),
+        "excluded": result.excluded,
+        "refused": sorted(result.refused),
+        "findings": {
+            case: [asdict(finding) for finding in findings]
+            for case, findings in result.findings.items()
+            if findings
+        },
+    }

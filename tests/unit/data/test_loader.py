@@ -4,7 +4,8 @@ import torch
 
 from brainsegfounder.data.loader import PatchDataset, PatchSampling, batches
 from brainsegfounder.data.manifest import Case
-from brainsegfounder.data.store import finish_store, open_store, write_case
+from brainsegfounder.data.store import StorePlan, open_store
+from brainsegfounder.data.store_writer import finish_store, write_case
 from brainsegfounder.errors import DataError
 from brainsegfounder.settings import AugmentSettings, PreparationSettings
 from brainsegfounder.volumes.preparation import prepare
@@ -14,15 +15,18 @@ NAMES = ("a", "b", "c")
 CONTRASTS = ("T1w", "FLAIR")
 
 
-@pytest.fixture(scope="module")
-def store(draw_brain, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
+def made(folder, draw_brain, array_format="blosc2"):
     cases = [Case(name, name, {}) for name in NAMES]
     for seed, case in enumerate(cases):
         image, labels = draw_brain(num_contrasts=2, seed=seed)
-        write_case(folder, case, prepare(image, SETTINGS, labels))
-    finish_store(folder, cases, CONTRASTS, SETTINGS)
+        write_case(folder, case, prepare(image, SETTINGS, labels), array_format=array_format)
+    finish_store(folder, cases, StorePlan(CONTRASTS, SETTINGS, array_format=array_format))
     return open_store(folder)
+
+
+@pytest.fixture(scope="module")
+def store(draw_brain, tmp_path_factory):
+    return made(tmp_path_factory.mktemp("store"), draw_brain)
 
 
 def dataset(store, seed=0, contrasts=CONTRASTS, **sampling):
@@ -74,6 +78,13 @@ def test_a_patch_is_cut_from_the_stored_image_with_its_mask(store):
         assert len(hits) == 1
         i, j, k = hits[0]
         np.testing.assert_array_equal(labels, mask[:, i : i + 8, j : j + 10, k : k + 12])
+
+
+def test_samples_of_an_npy_store_are_the_same(store, draw_brain, tmp_path):
+    plain = dataset(made(tmp_path, draw_brain, "npy"), foreground_fraction=0.5)
+    assert all(same(plain[n], dataset(store, foreground_fraction=0.5)[n]) for n in range(3))
+    augmented = dataset(plain.store, augment=AugmentSettings())
+    assert same(augmented[1], dataset(store, augment=AugmentSettings())[1])
 
 
 def test_contrasts_come_in_the_order_asked_for(store):

@@ -5,13 +5,8 @@ import pytest
 
 from brainsegfounder.data.layouts import read_cases
 from brainsegfounder.data.manifest import Case
-from brainsegfounder.data.store import (
-    MAX_FOREGROUND_VOXELS,
-    check_store,
-    finish_store,
-    open_store,
-    write_case,
-)
+from brainsegfounder.data.store import StorePlan, check_store, open_store
+from brainsegfounder.data.store_writer import MAX_FOREGROUND_VOXELS, finish_store, write_case
 from brainsegfounder.errors import LabelError, StoreError
 from brainsegfounder.recipes import load_recipe
 from brainsegfounder.settings import PreparationSettings
@@ -34,7 +29,7 @@ def made(brats_folder, tmp_path_factory):
             case.case, case.contrasts, CONTRASTS, SETTINGS, label=case.label
         )
         write_case(folder, case, prepared[case.case], LABELS)
-    finish_store(folder, cases, CONTRASTS, SETTINGS)
+    finish_store(folder, cases, StorePlan(CONTRASTS, SETTINGS))
     return open_store(folder), prepared
 
 
@@ -98,7 +93,7 @@ def test_a_large_lesion_is_sampled_all_over(tmp_path):
     volume = Volume(labels, np.eye(4))
     prepared = Prepared(image, volume, volume, np.ones((30, 30, 30), bool), image.grid, ("print",))
     write_case(tmp_path, Case("a", "a", {}), prepared)
-    finish_store(tmp_path, [Case("a", "a", {})], ["T1w"], SETTINGS)
+    finish_store(tmp_path, [Case("a", "a", {})], StorePlan(("T1w",), SETTINGS))
     store = open_store(tmp_path)
     rows = store.foreground(store.cases[0])
     assert (rows[:, 0] == 1).sum() == MAX_FOREGROUND_VOXELS
@@ -111,7 +106,7 @@ def test_a_case_without_a_lesion_is_stored_and_has_no_foreground(tmp_path, draw_
     labels.voxels[...] = 0
     case = Case("a", "a", {})
     assert write_case(tmp_path, case, prepare(image, SETTINGS, labels), LABELS).has_labels
-    finish_store(tmp_path, [case], ["T1w"], SETTINGS)
+    finish_store(tmp_path, [case], StorePlan(("T1w",), SETTINGS))
     store = open_store(tmp_path)
     assert store.foreground(store.cases[0]).shape == (0, 4)
 
@@ -159,15 +154,16 @@ def test_an_unfinished_store_is_refused(tmp_path, one_case):
         open_store(tmp_path)
 
 
-def test_a_store_of_another_format_is_refused(tmp_path, made):
+@pytest.mark.parametrize("number", [1, 99])
+def test_a_store_of_another_format_is_refused(tmp_path, made, number):
     store, _ = made
     record = json.loads((store.folder / "store.json").read_text())
-    (tmp_path / "store.json").write_text(json.dumps({**record, "format": 99}))
-    with pytest.raises(StoreError, match=r"format 99; expected 1\. Prepare again"):
+    (tmp_path / "store.json").write_text(json.dumps({**record, "format": number}))
+    with pytest.raises(StoreError, match=rf"format {number}; expected 2\. Prepare again"):
         open_store(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1, "cases": ["gone"]}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2, "cases": ["gone"]}'])
 def test_a_damaged_store_is_refused(tmp_path, content):
     (tmp_path / "store.json").write_text(content)
     with pytest.raises(StoreError, match="the store is damaged"):
@@ -177,9 +173,19 @@ def test_a_damaged_store_is_refused(tmp_path, content):
 def test_a_damaged_array_is_refused_by_name(tmp_path, one_case):
     case, prepared = one_case
     write_case(tmp_path, case, prepared)
-    finish_store(tmp_path, [case], ["T1w"], SETTINGS)
-    (tmp_path / "cases" / "a.image.b2nd").write_bytes(b"damaged")
+    finish_store(tmp_path, [case], StorePlan(("T1w",), SETTINGS))
+    array = tmp_path / "cases" / "a.image.b2nd"
+    num_bytes = array.stat().st_size
     store = open_store(tmp_path)
+    assert store.damaged(store.cases[0]) == []
+    array.write_bytes(b"x" * num_bytes)
+    with pytest.raises(StoreError, match=r"a\.image\.b2nd: cannot be opened"):
+        store.image(store.cases[0])
+    assert store.damaged(store.cases[0]) == ["a.image.b2nd"]
+    array.write_bytes(b"cut")
+    with pytest.raises(StoreError, match=rf"b2nd: 3 bytes found; expected {num_bytes} bytes"):
+        store.image(store.cases[0])
+    array.unlink()
     with pytest.raises(StoreError, match=r"a\.image\.b2nd: cannot be opened"):
         store.image(store.cases[0])
 
