@@ -1,6 +1,6 @@
 """Draws what `model.py` measured: the cost of a window against its size and the scale.
 
-    python benchmarks/model_picture.py          # writes docs/pictures/growth.svg
+python benchmarks/model_picture.py          # writes docs/pictures/growth.svg
 """
 
 from __future__ import annotations

@@ -68,12 +68,11 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Bring scans to one grid and one intensity scale, into a store for training."""
-    from brainsegfounder.recipes import load_recipe
+    from brainsegfounder.recipes import load_reading, load_recipe
     from brainsegfounder.workflows.prepare import run_prepare
 
     settings = load_recipe(recipe, overrides or []) if recipe else None
-    if recipe is None and overrides:
-        raise typer.BadParameter("--set needs --recipe")
+    reading = None if recipe else load_reading(overrides or [])
     if array_format not in ("blosc2", "npy"):
         raise typer.BadParameter(f"--format {array_format}: expected blosc2 or npy")
     done = run_prepare(
@@ -84,13 +83,15 @@ def prepare(
         jobs=(os.cpu_count() or 1) if jobs is None else jobs,
         array_format="npy" if array_format == "npy" else "blosc2",
         participants=participants,
+        reading=reading,
     )
     if as_json:
         typer.echo(json.dumps(done.record(), indent=1))
     else:
         typer.echo(
             f"{len(done.cases)} cases prepared ({len(done.reused)} of them were there already), "
-            f"{len(done.excluded)} excluded by the recipe, {len(done.refused)} refused: {out}"
+            f"{len(done.excluded)} excluded by the recipe, {len(done.refused)} refused: "
+            f"{out / 'report.html'}"
         )
     if done.no_longer_found:
         names = ", ".join(done.no_longer_found[:5])
@@ -150,11 +151,16 @@ def predict(
     model: Annotated[Path, typer.Option("--model", help="A model folder or a run.")],
     out: Out,
     layout: Layout = "auto",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="reading.FIELD=VALUE: what is allowed of the files."),
+    ] = None,
 ) -> None:
     """Segment scans; labels come back on each scan's own grid."""
+    from brainsegfounder.recipes import load_reading
     from brainsegfounder.workflows.predict import run_predict
 
-    done = run_predict(inputs, model, out, layout)
+    done = run_predict(inputs, model, out, layout, load_reading(overrides or []))
     typer.echo(
         f"{len(done.files)} cases segmented, {len(done.refused)} refused: {out / 'report.html'}"
     )

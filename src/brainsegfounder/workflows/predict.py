@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brainsegfounder.data.layouts import read_cases
+from brainsegfounder.data.layouts import Found, read_cases
 from brainsegfounder.data.manifest import Case, contrast_name
 from brainsegfounder.errors import ContrastError, DataError
 from brainsegfounder.evaluation.report import (
@@ -26,10 +26,14 @@ from brainsegfounder.evaluation.report import (
 from brainsegfounder.files import check_new_folder, sha256, write_text
 from brainsegfounder.inference.model_config import WEIGHTS_NAME
 from brainsegfounder.runs import PACKAGES, RESEARCH_ONLY, package_version, progress
+from brainsegfounder.settings import AS_IT_IS, ReadingSettings
+from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.nifti import read_nifti, write_nifti
 from brainsegfounder.volumes.preparation import prepare_case
 from brainsegfounder.volumes.volume import Affine, Volume
+from brainsegfounder.workflows.inputs import open_inputs
 from brainsegfounder.workflows.model_folder import Model, load_model, model_folder
+from brainsegfounder.workflows.prepare_findings import without_folders
 from brainsegfounder.workflows.reports import Shown, picture_of, shown_contrast
 
 MAX_PICTURES = 12
@@ -60,11 +64,22 @@ class Predicted:
         out: The folder.
         files: The label file of each case.
         refused: Reason for each case that could not be predicted.
+        findings: What was noticed about each case's scans.
+        noticed: What was noticed about the input, beside its cases.
     """
 
     out: Path
     files: dict[str, Path] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    findings: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
+    noticed: list[Finding] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the results must know: refusals, repairs and doubts."""
+        found = [*self.noticed, *(one for case in self.findings.values() for one in case)]
+        told = [f"{one.file}: {one.message}" for one in found if one.kind != "note"]
+        return [*self.refused.values(), *dict.fromkeys(told)]
 
 
 def predict(
@@ -89,13 +104,17 @@ def predict(
     if isinstance(scans, Mapping):
         paths = {contrast_name(name): Path(path) for name, path in scans.items()}
         name = Path(next(iter(paths.values()))).name if paths else "case"
-        return _prediction(_labels(Case(name, name, paths), loaded))
+        return _prediction(_labels(Case(name, name, paths), loaded)[0])
     cases = read_cases([Path(scans)])
-    return {case.case: _prediction(_labels(case, loaded)) for case in cases}
+    return {case.case: _prediction(_labels(case, loaded)[0]) for case in cases}
 
 
 def run_predict(
-    inputs: Sequence[Path], model_path: Path, out: Path, layout: str = "auto"
+    inputs: Sequence[Path],
+    model_path: Path,
+    out: Path,
+    layout: str = "auto",
+    reading: ReadingSettings = AS_IT_IS,
 ) -> Predicted:
     """Segment every case found; a case that cannot be is listed and the others go on.
 
@@ -104,20 +123,29 @@ def run_predict(
         model_path: A run or model folder.
         out: Where `<case>_seg.nii.gz`, `report.html` and `predictions.json` go; must be new.
         layout: How the inputs are laid out.
+        reading: What is allowed of the files.
 
     Raises:
         DataError: No case could be predicted.
     """
     check_new_folder(out)
     model = load_model(model_path)
-    cases = read_cases(inputs, layout)
-    result = Predicted(out)
+    with open_inputs(inputs, layout, reading) as found:
+        return _predict_found(found, model, model_path, out, reading)
+
+
+def _predict_found(
+    found: Found, model: Model, model_path: Path, out: Path, reading: ReadingSettings
+) -> Predicted:
+    cases = found.cases
+    result = Predicted(out, noticed=list(found.findings))
+    result.refused.update({case: str(problem) for case, problem in found.problems.items()})
     pictures: list[GalleryCase] = []
     volumes: dict[str, dict[str, float]] = {}
     with progress(len(cases), "predicting") as report:
         for number, case in enumerate(cases, start=1):
             try:
-                labels = _labels(case, model)
+                labels, result.findings[case.case] = _labels(case, model, reading)
                 path = out / result_name(case)
                 write_nifti(path, labels)
                 volumes[case.case] = _volumes_ml(labels, model)
@@ -152,7 +180,10 @@ def _prediction(labels: Volume) -> Prediction:
     return Prediction(labels.voxels[0], labels.affine)
 
 
-def _labels(case: Case, model: Model) -> Volume:
+def _labels(
+    case: Case, model: Model, reading: ReadingSettings = AS_IT_IS
+) -> tuple[Volume, tuple[Finding, ...]]:
+    """The labels of a case, and what was noticed about its scans."""
     absent = [name for name in model.contrasts if name not in case.contrasts]
     if absent:
         raise ContrastError(
@@ -161,8 +192,15 @@ def _labels(case: Case, model: Model) -> Volume:
             f"{', '.join(case.contrasts) or 'none of them'}. "
             "Add the scans, or use a model for the contrasts there are."
         )
-    prepared = prepare_case(case.case, case.contrasts, model.contrasts, model.config.preparation)
-    return model.segment(prepared.image, prepared.source_grid)
+    prepared = prepare_case(
+        case.case,
+        case.contrasts,
+        model.contrasts,
+        model.config.preparation,
+        masks=case.masks,
+        reading=reading,
+    )
+    return model.segment(prepared.image, prepared.source_grid), prepared.findings
 
 
 def _volumes_ml(labels: Volume, model: Model) -> dict[str, float]:
@@ -209,6 +247,8 @@ def _write_summary(
         "volumes_ml": volumes,
         "files": {c: str(path.relative_to(result.out)) for c, path in result.files.items()},
         "refused": result.refused,
+        "findings": {c: [asdict(one) for one in found] for c, found in result.findings.items()},
+        "noticed": [asdict(one) for one in result.noticed],
     }
     write_text(result.out / "predictions.json", json.dumps(record, indent=1))
     regions = list(model.config.regions)
@@ -217,11 +257,11 @@ def _write_summary(
     ]
     hidden = len(result.files) - len(pictures)
     report = Report(
-        title=f"Prediction: {len(result.files)} cases",
+        title="Prediction",
         subtitle=f"Model {model.config.name} ({model.config.scale}), contrasts "
         f"{', '.join(model.contrasts)}.",
         highlights=[Highlight("cases", str(len(result.files)), f"{len(result.refused)} refused")],
-        warnings=list(result.refused.values()),
+        warnings=[without_folders(text) for text in result.warnings],
         notes=[f"{hidden} further cases are not pictured."] if hidden else [],
         run={"model": model.config.name, "weights (sha256)": record["model"]["sha256"][:16]},  # type: ignore[index]
         tables=[Table("Volumes in mL.", ["case", *regions], rows)],

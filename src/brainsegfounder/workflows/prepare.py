@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from brainsegfounder.data.disk_preflight import check_disk
-from brainsegfounder.data.layouts import read_cases
+from brainsegfounder.data.layouts import Found
 from brainsegfounder.data.manifest import Case
 from brainsegfounder.data.source_hashes import (
     SourceHashes,
@@ -24,7 +24,7 @@ from brainsegfounder.data.source_hashes import (
     read_hashes,
     write_hashes,
 )
-from brainsegfounder.data.store import PREPARATION_VERSION, StorePlan
+from brainsegfounder.data.store import PREPARATION_VERSION, StorePlan, open_store
 from brainsegfounder.data.store_arrays import ArrayFormat
 from brainsegfounder.data.store_writer import (
     begin_store,
@@ -46,9 +46,11 @@ from brainsegfounder.files import (
     remove_partials,
 )
 from brainsegfounder.runs import PACKAGES, RESEARCH_ONLY, package_version, progress
-from brainsegfounder.settings import PreparationSettings, Recipe
+from brainsegfounder.settings import AS_IT_IS, PreparationSettings, ReadingSettings, Recipe
 from brainsegfounder.volumes.findings import Finding
+from brainsegfounder.workflows.inputs import open_inputs
 from brainsegfounder.workflows.prepare_case import CaseDone, CaseJob, do_case, lost_problem
+from brainsegfounder.workflows.prepare_report import find_participants, write_prepare_report
 from brainsegfounder.workflows.worker_pool import Lost, work_in_processes
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Prepared:
         excluded: Cases left out because the recipe names their subject.
         refused: What is wrong with each case that could not be prepared.
         findings: What was noticed about each case that is in the store.
+        noticed: What was noticed about the input, beside its cases.
         reused: Those of `cases` that were in the store already and were not made again.
         no_longer_found: Cases that were in the store and are listed no more.
         seconds: How long it took.
@@ -78,6 +81,7 @@ class Prepared:
     excluded: list[str] = field(default_factory=list)
     refused: dict[str, Problem] = field(default_factory=dict)
     findings: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
+    noticed: list[Finding] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
     no_longer_found: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -96,6 +100,8 @@ def run_prepare(
     jobs: int = 0,
     array_format: ArrayFormat = "blosc2",
     participants: Path | None = None,
+    reading: ReadingSettings | None = None,
+    page: bool = True,
 ) -> Prepared:
     """Prepare every case found and write the store.
 
@@ -107,7 +113,10 @@ def run_prepare(
         layout: How the inputs are laid out.
         jobs: How many processes; 0 works in this one. The result is the same for any number.
         array_format: How arrays are written.
-        participants: A table of the subjects, for the page.
+        participants: A table of the subjects, for the page; without one, the one that lies beside
+            the scans.
+        reading: What is allowed of the files, instead of what the recipe says.
+        page: Whether to write `report.html`.
 
     Raises:
         UsageError: `out` lies in an input.
@@ -120,15 +129,35 @@ def run_prepare(
     before = planned(out)
     if before is None and not _has_only_begun(out):
         check_new_folder(out)
-    found = read_cases(inputs, layout)
+    reading = reading or (recipe.reading if recipe else AS_IT_IS)
+    with open_inputs(inputs, layout, reading) as found:
+        result = _prepare_found(found, out, recipe, reading, array_format, before, jobs)
+    result = replace(result, seconds=time.monotonic() - began_s)
+    if page:
+        table = participants or find_participants(inputs)
+        write_prepare_report(result, open_store(out), participants=table)
+    return result
+
+
+def _prepare_found(
+    found: Found,
+    out: Path,
+    recipe: Recipe | None,
+    reading: ReadingSettings,
+    array_format: ArrayFormat,
+    before: StorePlan | None,
+    jobs: int,
+) -> Prepared:
     excluded = set(recipe.data.exclude_subjects) if recipe else set()
-    cases = [case for case in found if case.subject not in excluded]
-    plan = _plan(cases, recipe, array_format)
+    cases = [case for case in found.cases if case.subject not in excluded]
+    plan = _plan(cases, recipe, reading, array_format)
     if before is not None:
         _check_same_plan(out, before, plan)
-    result = Prepared(out, found=len(found))
-    result.excluded.extend(case.case for case in found if case.subject in excluded)
-    result.no_longer_found.extend(sorted({*listed(out)} - {case.case for case in found}))
+    result = Prepared(out, found=len(found.cases) + len(found.problems))
+    result.refused.update(found.problems)
+    result.noticed.extend(found.findings)
+    result.excluded.extend(case.case for case in found.cases if case.subject in excluded)
+    result.no_longer_found.extend(sorted({*listed(out)} - {case.case for case in found.cases}))
     labels = recipe.data.labels if recipe else None
     done = {n: known for n, known in enumerate(_known_cases(out, plan, cases)) if known is not None}
     waiting = [number for number in range(len(cases)) if number not in done]
@@ -141,9 +170,7 @@ def run_prepare(
         kept = [case for case in cases if case.case in result.findings]
         facts = _provenance(result, plan)
         finish_store(out, kept, plan, refused=result.refused, provenance=facts)
-    # The page goes here: write_prepare_report(result, open_store(out), participants=participants)
-    del participants
-    return replace(result, seconds=time.monotonic() - began_s)
+    return result
 
 
 def shared_contrasts(cases: Sequence[Case]) -> tuple[str, ...]:
@@ -162,14 +189,19 @@ def shared_contrasts(cases: Sequence[Case]) -> tuple[str, ...]:
     return (*usual, *sorted(shared - set(usual)))
 
 
-def _plan(cases: Sequence[Case], recipe: Recipe | None, array_format: ArrayFormat) -> StorePlan:
+def _plan(
+    cases: Sequence[Case],
+    recipe: Recipe | None,
+    reading: ReadingSettings,
+    array_format: ArrayFormat,
+) -> StorePlan:
     if recipe is None:
-        contrasts = shared_contrasts(cases)
-        return StorePlan(contrasts, PreparationSettings(), array_format=array_format)
+        contrasts, settings = shared_contrasts(cases), PreparationSettings()
+        return StorePlan(contrasts, settings, reading=reading, array_format=array_format)
     return StorePlan(
         contrasts=recipe.data.contrasts,
         preparation=recipe.preparation,
-        reading=recipe.reading,
+        reading=reading,
         labels=tuple(sorted(recipe.data.labels.values())),
         array_format=array_format,
     )
@@ -317,6 +349,7 @@ def _provenance(result: Prepared, plan: StorePlan) -> dict[str, Any]:
         "prepared": len(result.cases),
         "excluded": result.excluded,
         "refused": sorted(result.refused),
+        "noticed": [asdict(finding) for finding in result.noticed],
         "findings": {
             case: [asdict(finding) for finding in findings]
             for case, findings in result.findings.items()
