@@ -203,3 +203,15 @@ def test_fomo_in_its_editions(tree, names, expected):
     assert recognise(folder) == "fomo"
     assert sorted((c.case, sorted(c.contrasts)) for c in cases) == expected
     assert {c.licence for c in cases} == {"cc-by-nc-sa-4.0"}
+
+
+def test_a_repeat_whose_name_another_case_has_is_refused_alone(tree):
+    folder = tree(
+        "sub_1/ses_1/t1.nii",
+        "sub_1/ses_1/t1_2.nii",
+        "sub_1/ses_1_t1_2/t1.nii",
+        "sub_2/ses_1/t1.nii",
+    )
+    found = find_cases([folder])
+    assert len({c.case for c in found.cases}) == len(found.cases) == 3
+    assert [problem.code for problem in found.problems.values()] == ["case_name_taken"]

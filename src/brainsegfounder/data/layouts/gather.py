@@ -177,8 +177,12 @@ def distinct_names(folders: list[Path]) -> list[str]:
 
 
 def _join(groups: Iterable[tuple[str, list[Scan]]], found: Found, licence: str) -> None:
+    taken: set[str] = set()
     for name, group in groups:
         if name in found.problems:
+            continue
+        if name in taken:
+            found.problems[f"{name}_again"] = _name_taken(name, group[0].path)
             continue
         problem = _unfit(name, group[0].path) or _doubled(name, group)
         if problem is not None:
@@ -188,6 +192,17 @@ def _join(groups: Iterable[tuple[str, list[Scan]]], found: Found, licence: str) 
             found.findings.append(Finding("mask_without_scan", name, message, "note"))
         else:
             found.cases.append(_case(name, group, licence))
+            taken.add(name)
+
+
+def _name_taken(name: str, path: Path) -> Problem:
+    return Problem(
+        code="case_name_taken",
+        file=str(path),
+        found=f"a further scan that would be called {name}, as another case is",
+        expected="a name for each case",
+        advice="Rename one of them.",
+    )
 
 
 def _unfit(name: str, path: Path) -> Problem | None:
