@@ -41,14 +41,22 @@ MAX_NAME_BYTES = 200
 _UNFIT_FOR_A_NAME = re.compile(r"[/\\\x00]|^\.|^$")
 
 
-def case_key(plan: StorePlan, sources: Mapping[str, str]) -> str:
+def case_key(
+    plan: StorePlan, sources: Mapping[str, str], volumes: Mapping[str, int] | None = None
+) -> str:
     """The SHA-256 of all that a case is made from.
 
     Args:
         plan: What the store is for.
         sources: The SHA-256 of each source file by its role.
+        volumes: Which volume of its file a contrast is; see `Case.volumes`.
     """
-    record = {"version": PREPARATION_VERSION, "plan": plan.record(), "sources": dict(sources)}
+    record = {
+        "version": PREPARATION_VERSION,
+        "plan": plan.record(),
+        "sources": dict(sources),
+        "volumes": dict(volumes or {}),
+    }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

@@ -121,7 +121,10 @@ def _otsu(channel: NDArray[np.float32]) -> float:
     low, high = np.percentile(channel.astype(np.float64), CLIP_PERCENTILES)
     if not low < high:
         return float(low)
-    counts, edges = np.histogram(channel, bins=256, range=(float(low), float(high)))
+    # float32 cannot tell bins apart where the range is narrow against the values.
+    is_narrow = high - low < 1e-3 * max(abs(low), abs(high))
+    values = channel.astype(np.float64) if is_narrow else channel
+    counts, edges = np.histogram(values, bins=256, range=(float(low), float(high)))
     centres = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
     above = below[-1] - below

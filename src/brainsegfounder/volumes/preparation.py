@@ -10,7 +10,7 @@ the file's own grid by one resampling, which is exact where no voxel was interpo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,8 @@ def prepare_case(
     label: Path | None = None,
     masks: Mapping[str, Path] | None = None,
     reading: ReadingSettings | None = None,
+    volumes: Mapping[str, int] | None = None,
+    legal: Collection[int] | None = None,
 ) -> Prepared:
     """Read and prepare one case; see `session.read_session` and `prepare`.
 
@@ -130,6 +132,8 @@ def prepare_case(
         label: Its mask of labels.
         masks: Files of other masks: brain, deface, anatomy.
         reading: What is allowed of the files.
+        volumes: Which volume, from 0, a contrast is in a file that holds several.
+        legal: The label values that may stand in the mask beside 0, or None for any.
 
     Raises:
         DataError: See there.
@@ -137,9 +141,9 @@ def prepare_case(
     masks, reading = masks or {}, reading or AS_IT_IS
     used = [paths[name] for name in contrasts if name in paths]
     check_one_subject(case, [*used, *([label] if label else []), *masks.values()])
-    session = read_session(case, paths, contrasts, settings.registration, reading)
+    session = read_session(case, paths, contrasts, settings.registration, reading, volumes)
     check_size(session.image, reading)
-    labels = None if label is None else to_case(read_labels(label, reading), session)
+    labels = None if label is None else to_case(read_labels(label, reading, legal), session)
     others = {name: read_scan(path, reading) for name, path in masks.items()}
     return _prepare(session, settings, labels, others, reading)
 

@@ -97,6 +97,7 @@ def read_session(
     contrasts: Sequence[str],
     setting: Literal["never", "rigid"] = "never",
     reading: ReadingSettings = AS_IT_IS,
+    volumes: Mapping[str, int] | None = None,
 ) -> Session:
     """Read the contrasts of one case, in the order asked for, onto the grid of the first.
 
@@ -106,6 +107,7 @@ def read_session(
         contrasts: Names in the order of the channels.
         setting: Whether a contrast on another grid is refused (never) or registered (rigid).
         reading: What is allowed of the files.
+        volumes: Which volume, from 0, a contrast is in a file that holds several.
 
     Raises:
         ContrastError: A contrast is absent, or two hold the same scan.
@@ -114,14 +116,16 @@ def read_session(
     """
     _check_present(case, paths, contrasts)
     check_one_subject(case, (paths[name] for name in contrasts))
-    volumes = [read_scan(paths[name], reading) for name in contrasts]
-    marks = tuple(fingerprint(to_ras(volume).voxels[0]) for volume in volumes)
+    scans = [
+        read_scan(paths[name], _of_volume(reading, (volumes or {}).get(name))) for name in contrasts
+    ]
+    marks = tuple(fingerprint(to_ras(scan).voxels[0]) for scan in scans)
     _check_no_copies(case, contrasts, marks)
-    findings = [finding for volume in volumes for finding in volume.findings]
+    findings = [finding for scan in scans for finding in scan.findings]
     findings += [f for name in contrasts for f in _name_findings(case, name, paths[name])]
-    first, channels, grids = volumes[0], [volumes[0].voxels], [_own(volumes[0])]
+    first, channels, grids = scans[0], [scans[0].voxels], [_own(scans[0])]
     registered: dict[str, Any] = {}
-    for name, volume in zip(contrasts[1:], volumes[1:], strict=True):
+    for name, volume in zip(contrasts[1:], scans[1:], strict=True):
         if setting == "rigid" and not same_grid(volume.grid, first.grid):
             volume, grid, record, doubts = _registered(case, name, volume, first)
             registered[name] = record
@@ -137,6 +141,10 @@ def read_session(
     if registered:
         steps["registration"] = {"to": contrasts[0], "kind": "rigid", "contrasts": registered}
     return Session(image, tuple(contrasts), tuple(grids), marks, tuple(findings), steps)
+
+
+def _of_volume(reading: ReadingSettings, number: int | None) -> ReadingSettings:
+    return reading if number is None else reading.model_copy(update={"volume": number})
 
 
 def read_scan(path: Path, reading: ReadingSettings) -> Volume:

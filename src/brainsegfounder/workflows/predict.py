@@ -199,6 +199,7 @@ def _labels(
         model.config.preparation,
         masks=case.masks,
         reading=reading,
+        volumes=case.volumes,
     )
     return model.segment(prepared.image, prepared.source_grid), prepared.findings
 

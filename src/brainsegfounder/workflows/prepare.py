@@ -280,7 +280,8 @@ def _reused(out: Path, plan: StorePlan, case: Case, known: SourceHashes) -> Case
     if not all(is_unchanged(path, known.get(role)) for role, path in files.items()):
         return None
     hashes = {role: known[role] for role in files}
-    key = case_key(plan, {role: source.sha256 for role, source in hashes.items()})
+    sources = {role: source.sha256 for role, source in hashes.items()}
+    key = case_key(plan, sources, case.volumes)
     stored = whole_case(out, case, key)
     return None if stored is None else CaseDone(stored, True, hashes)
 

@@ -106,7 +106,7 @@ def _do_case(job: CaseJob) -> CaseDone:
     files = source_files(case, plan)
     hashes = hash_sources(files)
     sources = {role: known.sha256 for role, known in hashes.items()}
-    key = case_key(plan, sources)
+    key = case_key(plan, sources, case.volumes)
     # Another process may have stored it by now.
     if (stored := whole_case(job.folder, case, key)) is not None:
         return CaseDone(stored, True, hashes)
@@ -119,6 +119,8 @@ def _do_case(job: CaseJob) -> CaseDone:
             label=files.get("label"),
             masks=case.masks,
             reading=plan.reading,
+            volumes=case.volumes,
+            legal=None if job.labels is None else tuple(job.labels.values()),
         )
     check_unchanged(files, hashes)
     stored = write_case(

@@ -37,6 +37,10 @@ MAX_REASONS = 8
 PARTICIPANTS = ("participants.tsv", "participants.csv")
 
 
+# Under this name stands what was noticed beside the cases.
+INPUT = "the input"
+
+
 class _Outcome(Protocol):
     """What the report needs to know of a preparation."""
 
@@ -50,6 +54,8 @@ class _Outcome(Protocol):
     def refused(self) -> Mapping[str, Problem]: ...
     @property
     def findings(self) -> Mapping[str, tuple[Finding, ...]]: ...
+    @property
+    def noticed(self) -> Sequence[Finding]: ...
     @property
     def reused(self) -> Sequence[str]: ...
     @property
@@ -83,7 +89,9 @@ def write_prepare_report(
     unusual = unusual_names(profiles)
     chapters = [
         flow_chapter(prepared, store, findings),
-        findings_chapter(prepared.refused, findings, prepared.excluded),
+        findings_chapter(
+            prepared.refused, {INPUT: prepared.noticed, **findings}, prepared.excluded
+        ),
         *subjects,
         histogram_chapter(store, profiles),
         grids_chapter(store),
