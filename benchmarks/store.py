@@ -43,7 +43,7 @@ SHAPE_VOX = (182, 218, 182)
 AFFINE = np.array([[-1.0, 0, 0, 90], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0, 0, 1]])
 CONTRASTS = ("T1w", "FLAIR")
 PATCH_VOX = (96, 96, 96)
-NUM_SUBJECTS = 8
+NUM_SUBJECTS = 6
 STEP_S = 0.15
 UKB_SUBJECTS = 41_400
 
@@ -66,7 +66,8 @@ def main() -> None:
             print(json.dumps(record[array_format], indent=1), flush=True)
         store = open_store(folder / "blosc2")
         record["patches"] = measure_patches(folder / "scans", store)
-        print(json.dumps(record["patches"], indent=1), flush=True)
+        record["patches_with_head"] = measure_with_head(folder / "head", arguments.scans)
+        print(json.dumps([record["patches"], record["patches_with_head"]], indent=1), flush=True)
         record["loader"] = measure_loader(store)
         print(json.dumps(record["loader"], indent=1), flush=True)
     arguments.out.parent.mkdir(exist_ok=True)
@@ -76,17 +77,24 @@ def main() -> None:
 # --- the scans
 
 
-def write_scans(folder: Path, real: list[Path] | None) -> None:
+def write_scans(folder: Path, real: list[Path] | None, head: bool = False) -> None:
     """The same subject several times, a little noise apart, so that no two files are equal."""
     for name, volume in zip(CONTRASTS, real_scans(real) if real else drawn_scans(), strict=True):
         on_grid = resample_to(volume, Grid(SHAPE_VOX, AFFINE)).voxels[0]
         scaled = on_grid / on_grid.max() * 1000
         for number in range(NUM_SUBJECTS):
             noise = np.random.default_rng([number, len(name)]).normal(0, 3, SHAPE_VOX)
-            voxels = np.where(on_grid > 0, scaled + noise, 0).clip(0).astype(np.int16)
+            voxels = np.where(on_grid > 0, scaled + noise, 0).clip(0)
+            voxels = (with_head(voxels, number) if head else voxels).astype(np.int16)
             path = folder / f"s{number}" / f"s{number}_{name}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(voxels, AFFINE), path)
+
+
+def with_head(voxels: np.ndarray, seed: int) -> np.ndarray:
+    """Noise where there is no brain, as scans have that are not skull-stripped."""
+    air = np.abs(np.random.default_rng([seed, 9]).normal(0, 15, voxels.shape))
+    return np.where(voxels > 0, voxels, air)
 
 
 def drawn_scans() -> list[Volume]:
@@ -166,6 +174,21 @@ def measure_patches(scans: Path, store: Store, rounds: int = 15) -> dict[str, An
         "official_chain_seconds_a_subject": round(2 * chain_s, 3),
         "store_patches_a_second": round(1 / store_s, 1),
         "ratio": round(chain_s / store_s, 1),
+    }
+
+
+def measure_with_head(folder: Path, real: list[Path] | None) -> dict[str, Any]:
+    """The same for scans that are not skull-stripped, whose files are larger."""
+    write_scans(folder / "scans", real, head=True)
+    recipe = load_recipe("paper-stage1")
+    run_prepare([folder / "scans"], folder / "store", recipe)
+    store = open_store(folder / "store")
+    taken = sum(p.stat().st_size for p in (folder / "store" / "cases").iterdir()) / NUM_SUBJECTS
+    return measure_patches(folder / "scans", store) | {
+        "shape_vox": store.cases[0].shape_vox,
+        "megabytes_a_subject": round(taken / 1e6, 2),
+        "nifti_megabytes_a_subject": round(nifti_bytes(folder / "scans") / NUM_SUBJECTS / 1e6, 2),
+        "uk_biobank_terabytes": round(taken * UKB_SUBJECTS / 1e12, 3),
     }
 
 
