@@ -63,6 +63,7 @@ class Outcome:
     excluded: list[str] = field(default_factory=lambda: ["sub-900"])
     refused: dict[str, Problem] = field(default_factory=dict)
     findings: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
+    noticed: list[Finding] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
     seconds: float = 5.0
 

@@ -34,6 +34,7 @@ class Outcome:
     excluded: list[str] = field(default_factory=list)
     refused: dict[str, Problem] = field(default_factory=dict)
     findings: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
+    noticed: list[Finding] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
     seconds: float = 61.0
 
