@@ -11,6 +11,7 @@ import pytest
 from brainsegfounder import cli
 
 SHAPE = (40, 40, 40)
+AFFINE = np.diag([1.3, 1.3, 1.3, 1.0])
 Call = Callable[..., tuple[int, str]]
 
 
@@ -33,7 +34,7 @@ def _scan(path: Path, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> Pat
     voxels = np.random.default_rng(seed).uniform(50, 100, shape).astype(np.float32)
     voxels[:4] = voxels[-4:] = voxels[:, :4] = voxels[:, -4:] = 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+    nib.save(nib.Nifti1Image(voxels, AFFINE), path)
     return path
 
 
@@ -42,7 +43,7 @@ def _glioma(folder: Path, name: str = "case1", label: int = 1) -> Path:
         _scan(folder / name / f"{name}_{contrast}.nii.gz", seed=number)
     mask = np.zeros(SHAPE, dtype=np.uint8)
     mask[15:20, 15:20, 15:20] = label
-    nib.save(nib.Nifti1Image(mask, np.eye(4)), folder / name / f"{name}_seg.nii.gz")
+    nib.save(nib.Nifti1Image(mask, AFFINE), folder / name / f"{name}_seg.nii.gz")
     return folder / name
 
 
@@ -200,7 +201,7 @@ def test_evaluation_lists_what_it_cannot_score_and_scores_the_rest(
         (tmp_path / folder).mkdir()
         for name in names:
             path = tmp_path / folder / f"{name}_seg.nii.gz"
-            nib.save(nib.Nifti1Image(mask, np.eye(4)), path)
+            nib.save(nib.Nifti1Image(mask, AFFINE), path)
     (tmp_path / "p" / "b_seg.nii.gz").write_bytes(b"broken")
     code, error = call("evaluate", tmp_path / "p", tmp_path / "r", "--out", tmp_path / "out")
     assert code == 3

@@ -15,6 +15,7 @@ from brainsegfounder.data.store import open_store
 from brainsegfounder.errors import RunError
 from brainsegfounder.recipes import load_recipe
 from brainsegfounder.workflows.prepare import run_prepare
+from brainsegfounder.workflows.prepare_report import PAGE
 
 RECIPE = load_recipe("demo-target", ["preparation.spacing_mm=null"])
 COMMAND = [sys.executable, "-m", "brainsegfounder", "prepare"]
@@ -22,8 +23,9 @@ OPTIONS = ["--recipe", "demo-target", "--set", "preparation.spacing_mm=null"]
 
 
 def contents(folder):
-    """Every file's bytes, hidden ones too."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """Every file's bytes, hidden ones too, but not the page, which says how long it took."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != PAGE]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from brainsegfounder.data.manifest import Case
-from brainsegfounder.data.store import finish_store, open_store, write_case
+from brainsegfounder.data.store import StorePlan, open_store
+from brainsegfounder.data.store_writer import finish_store, write_case
 from brainsegfounder.errors import LabelError, VolumeError
 from brainsegfounder.settings import PreparationSettings, ReadingSettings
 from brainsegfounder.volumes.geometry import resample_to, spaced_grid
@@ -183,11 +184,12 @@ def test_I62_a_spike_in_the_air_of_a_whole_head_is_not_the_head(draw_brain):
     np.testing.assert_array_equal(prepare(image, SETTINGS).brain, before)
 
 
-def test_I62_a_spike_is_told(brain):
-    brain.voxels[0, 0, 0, 0] = 1e9
-    (finding,) = [f for f in inspect(brain) if f.kind == "warning"]
-    assert finding.code == "spike"
-    assert "1e+09" in finding.message
+def test_I62_a_spike_is_told(draw_brain):
+    image, _ = draw_brain()
+    image.voxels[0, 13, 15, 11] = 1e9
+    (finding,) = [f for f in prepare(image, SETTINGS).findings if f.kind == "repair"]
+    assert finding.code == "spike_clipped"
+    assert "1 voxels far beyond the brain's range" in finding.message
 
 
 def test_I63_values_that_ran_over_the_end_of_int16_are_told(brain):
@@ -244,7 +246,7 @@ def test_I64_a_spike_and_a_narrow_range_do_not_hide_the_head(brain):
     spiked = replace(head, voxels=head.voxels.copy())
     spiked.voxels[0, 50, 50, 50] = 1e9
     narrow = replace(head, voxels=(head.voxels / 10 + 1e7).astype(np.float32))
-    assert {f.code for f in inspect(spiked)} == {"spike", "whole_head"}
+    assert {f.code for f in inspect(spiked)} == {"whole_head"}
     assert {f.kind for f in inspect(narrow)} <= {"note", "warning"}
 
 
@@ -341,7 +343,7 @@ def test_I72_an_empty_mask_is_accepted(tmp_path, draw_brain):
     labels.voxels[...] = 0
     case = Case("a", "a", {})
     write_case(tmp_path, case, prepare(image, SETTINGS, labels), {"lesion": 1})
-    finish_store(tmp_path, [case], ["T1w"], SETTINGS)
+    finish_store(tmp_path, [case], StorePlan(("T1w",), SETTINGS))
     store = open_store(tmp_path)
     assert store.cases[0].has_labels
     assert not store.labels(store.cases[0])[:].any()

@@ -151,7 +151,6 @@ def inspect_labels(labels: Volume, foreground: NDArray[np.bool_]) -> tuple[Findi
 
 def _inspect_channel(channel: NDArray[np.float32], volume: Volume) -> Iterator[Seen]:
     look = _look(channel, volume)
-    yield from _spike(channel, look)
     yield from _wrapped(channel)
     doubts = list(_doubts(channel, look))
     if doubts:
@@ -204,17 +203,6 @@ def _solid(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return marked
     largest = int(np.bincount(pieces.ravel())[1:].argmax()) + 1
     return np.asarray(ndimage.binary_fill_holes(pieces == largest))
-
-
-def _spike(channel: NDArray[np.float32], look: _Look) -> Iterator[Seen]:
-    inside = look.values[look.tissue]
-    if not inside.size:
-        return
-    middle, top = np.percentile(inside, (50, 99.9))
-    peak = float(channel.max())
-    if top > middle and peak - middle > SPIKE * (top - middle):
-        message = f"the brightest voxel is {peak:.4g}, far beyond the others ({top:.4g})"
-        yield "warning", "spike", message
 
 
 def _wrapped(channel: NDArray[np.float32]) -> Iterator[Seen]:

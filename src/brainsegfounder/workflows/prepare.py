@@ -50,7 +50,7 @@ from brainsegfounder.settings import AS_IT_IS, PreparationSettings, ReadingSetti
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.workflows.inputs import open_inputs
 from brainsegfounder.workflows.prepare_case import CaseDone, CaseJob, do_case, lost_problem
-from brainsegfounder.workflows.prepare_report import find_participants, write_prepare_report
+from brainsegfounder.workflows.prepare_report import PAGE, find_participants, write_prepare_report
 from brainsegfounder.workflows.worker_pool import Lost, work_in_processes
 
 log = logging.getLogger(__name__)
@@ -131,9 +131,9 @@ def run_prepare(
         check_new_folder(out)
     reading = reading or (recipe.reading if recipe else AS_IT_IS)
     with open_inputs(inputs, layout, reading) as found:
-        result = _prepare_found(found, out, recipe, reading, array_format, before, jobs)
+        result, changed = _prepare_found(found, out, recipe, reading, array_format, before, jobs)
     result = replace(result, seconds=time.monotonic() - began_s)
-    if page:
+    if page and (changed or not (out / PAGE).is_file()):
         table = participants or find_participants(inputs)
         write_prepare_report(result, open_store(out), participants=table)
     return result
@@ -147,7 +147,8 @@ def _prepare_found(
     array_format: ArrayFormat,
     before: StorePlan | None,
     jobs: int,
-) -> Prepared:
+) -> tuple[Prepared, bool]:
+    """What was done, and whether the store is another than before."""
     excluded = set(recipe.data.exclude_subjects) if recipe else set()
     cases = [case for case in found.cases if case.subject not in excluded]
     plan = _plan(cases, recipe, reading, array_format)
@@ -169,8 +170,8 @@ def _prepare_found(
         _check_any(result)
         kept = [case for case in cases if case.case in result.findings]
         facts = _provenance(result, plan)
-        finish_store(out, kept, plan, refused=result.refused, provenance=facts)
-    return result
+        changed = finish_store(out, kept, plan, refused=result.refused, provenance=facts)
+    return result, changed or len(result.reused) < len(result.cases)
 
 
 def shared_contrasts(cases: Sequence[Case]) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ MAX_REASONS = 8
 PARTICIPANTS = ("participants.tsv", "participants.csv")
 
 
+PAGE = "report.html"
 # Under this name stands what was noticed beside the cases.
 INPUT = "the input"
 
@@ -111,7 +112,7 @@ def write_prepare_report(
             "preparation": store.preparation.model_dump(mode="json"),
         },
     )
-    path = store.folder / "report.html"
+    path = store.folder / PAGE
     write_report(path, report)
     return path
 

@@ -21,6 +21,7 @@ from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.workflows import prepare as verb
 from brainsegfounder.workflows.prepare import run_prepare
 from brainsegfounder.workflows.prepare_case import CaseDone, problem_of
+from brainsegfounder.workflows.prepare_report import PAGE
 
 RECIPE = load_recipe("demo-target", ["preparation.spacing_mm=null"])
 
@@ -38,8 +39,8 @@ def content(folder):
 
 
 def contents(folder):
-    """Every file's bytes."""
-    return {name: data for name, (data, _) in content(folder).items()}
+    """Every file's bytes but the page's, which says how long it took."""
+    return {name: data for name, (data, _) in content(folder).items() if name != PAGE}
 
 
 def test_the_same_command_again_changes_nothing(scans, tmp_path, monkeypatch):
