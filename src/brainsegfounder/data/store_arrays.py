@@ -23,7 +23,7 @@ SUFFIXES: dict[ArrayFormat, str] = {"blosc2": ".b2nd", "npy": ".npy"}
 CHUNK_VOX = 48
 BLOCK_VOX = 24
 # Bytes on disk for each byte of prepared voxels in the whole field of view, head and neck cropped
-# away; the largest seen in measurements, so that the estimate errs towards more.
+# away. Measured: 0.2 for a brain on UK Biobank's grid; the estimate shall err towards more.
 DISK_SHARE: dict[ArrayFormat, float] = {"blosc2": 0.6, "npy": 1.0}
 
 
