@@ -381,7 +381,7 @@ def test_I74_labels_that_were_interpolated_are_refused(bench, refused, draw_brai
 def test_I75_a_mask_of_another_shape_is_refused(draw_brain):
     image, labels = draw_brain()
     cut = Volume(labels.voxels[:, :-1], labels.affine, "a_seg.nii")
-    with pytest.raises(LabelError, match=r"a_seg\.nii: a mask of shape \(25, 30, 22\)"):
+    with pytest.raises(LabelError, match=r"a_seg\.nii: a mask of shape \(25, 30, 26\)"):
         prepare(image, SETTINGS, cut)
 
 

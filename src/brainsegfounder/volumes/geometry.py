@@ -7,6 +7,7 @@ the file it came from.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from brainsegfounder.volumes.volume import Grid, Triple, Volume
+from brainsegfounder.volumes.volume import Grid, Triple, Volume, crop, shifted
 
 # Two grids whose corners agree to this fraction of a voxel are one grid.
 SAME_GRID_VOX = 0.5
@@ -97,11 +98,31 @@ def resample_labels_to(volume: Volume, grid: Grid) -> Volume:
     labels = np.zeros(grid.shape_vox, dtype=volume.voxels.dtype)
     best = np.full(grid.shape_vox, -np.inf, dtype=np.float32)
     for value in np.unique(volume.voxels):
-        share = resample_to(replace(volume, voxels=(volume.voxels == value)), grid).voxels[0]
-        won = share > best
-        labels[won], best[won] = value, share[won]
+        part, start_vox, shape_vox = _around(volume, value, grid)
+        place = tuple(slice(a, a + n) for a, n in zip(start_vox, shape_vox, strict=True))
+        share = resample_to(part, Grid(shape_vox, shifted(grid.affine, start_vox))).voxels[0]
+        won = share > best[place]
+        labels[place][won], best[place][won] = value, share[won]
     labels[best <= 0] = 0
     return Volume(labels[None], grid.affine.copy(), volume.source)
+
+
+def _around(volume: Volume, value: int, grid: Grid) -> tuple[Volume, Triple, Triple]:
+    """A label as 0 and 1 in the box where it is, and the box of the grid where it can come to."""
+    matrix, offset = _index_map(volume.grid, grid)
+    # Smoothing reaches three sigma, half of what the spacing ratio exceeds 1 each; one more for
+    # interpolation.
+    margin = 1 + np.ceil(1.5 * np.maximum(0.0, np.linalg.norm(matrix, axis=1) - 1.0)).astype(int)
+    mask = volume.voxels[0] == value
+    start, size = foreground_box(mask, (int(margin[0]), int(margin[1]), int(margin[2])))
+    faces = [(a - 1, a + n) for a, n in zip(start, size, strict=True)]
+    corners = np.array(list(itertools.product(*faces)), dtype=float)
+    reached = (corners - offset) @ np.linalg.inv(matrix).T
+    first = np.clip(np.floor(reached.min(axis=0)), 0, np.array(grid.shape_vox) - 1).astype(int)
+    last = np.clip(np.ceil(reached.max(axis=0)) + 1, first + 1, grid.shape_vox).astype(int)
+    i, j, k = (int(n) for n in first)
+    di, dj, dk = (int(n) for n in last - first)
+    return crop(replace(volume, voxels=mask[None]), start, size), (i, j, k), (di, dj, dk)
 
 
 def foreground_box(mask: NDArray[np.bool_], margin_vox: Triple) -> tuple[Triple, Triple]:

@@ -130,7 +130,7 @@ def crop(volume: Volume, start_vox: Triple, size_vox: Triple) -> Volume:
             f"{volume.shape_vox}. Pad it first, or lower `patch_size_vox` in the recipe."
         )
     box = (slice(None), *(slice(a, b) for a, b in spans))
-    return replace(volume, voxels=volume.voxels[box], affine=_shifted(volume.affine, start_vox))
+    return replace(volume, voxels=volume.voxels[box], affine=shifted(volume.affine, start_vox))
 
 
 def pad(volume: Volume, before_vox: Triple, after_vox: Triple) -> Volume:
@@ -147,11 +147,12 @@ def pad(volume: Volume, before_vox: Triple, after_vox: Triple) -> Volume:
     widths = [(0, 0), *zip(before_vox, after_vox, strict=True)]
     i, j, k = (-n for n in before_vox)
     return replace(
-        volume, voxels=np.pad(volume.voxels, widths), affine=_shifted(volume.affine, (i, j, k))
+        volume, voxels=np.pad(volume.voxels, widths), affine=shifted(volume.affine, (i, j, k))
     )
 
 
-def _shifted(affine: Affine, start_vox: Triple) -> Affine:
+def shifted(affine: Affine, start_vox: Triple) -> Affine:
+    """The affine of a grid that begins at another voxel of this one."""
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ np.asarray(start_vox, dtype=float)
     return moved
