@@ -46,7 +46,7 @@ def test_I78_contrasts_of_different_shapes_are_refused(two):
     paths, flair = two
     write_nifti(paths["FLAIR"], Volume(flair.voxels[:, 1:], flair.affine))
     with pytest.raises(
-        VolumeError, match=r"a_FLAIR\.nii: FLAIR has shape \(25, 30, 22\), but T1w"
+        VolumeError, match=r"a_FLAIR\.nii: FLAIR has shape \(25, 30, 26\), but T1w"
     ) as caught:
         prepare_case("a", paths, list(paths), SETTINGS)
     assert caught.value.problem.code == "different_grid"
@@ -59,7 +59,7 @@ def test_I78_and_brought_together_where_the_recipe_says_so(two):
     assert prepared.image.voxels.shape[0] == 2
     matrix = np.asarray(prepared.steps["registration"]["contrasts"]["FLAIR"]["matrix"])
     assert matrix.shape == (4, 4)
-    assert prepared.input_grids[1].grid.shape_vox == (25, 30, 22)
+    assert prepared.input_grids[1].grid.shape_vox == (25, 30, 26)
 
 
 def test_I79_contrasts_of_other_spacing_or_place_are_refused(two):

@@ -37,7 +37,7 @@ def test_I116_a_folder_of_cases_that_cannot_be_made_is_refused_before_computing(
     brats_folder, tmp_path
 ):
     out = tmp_path / "store"
-    verb.begin_store(out, verb._plan([], RECIPE, "blosc2"))
+    verb.begin_store(out, verb._plan([], RECIPE, RECIPE.reading, "blosc2"))
     (out / "cases").write_text("mine")
     with pytest.raises(RunError, match="cannot be written"):
         run_prepare([brats_folder], out, RECIPE)

@@ -193,6 +193,7 @@ def test_a_bad_table_of_participants_does_not_cost_the_report(store, outcome, tm
 def test_of_many_cases_only_a_stated_number_is_read(store, outcome, monkeypatch):
     monkeypatch.setattr(prepare_pictures, "MAX_HISTOGRAMS", 3)
     monkeypatch.setattr(prepare_pictures, "MAX_MOSAICS", 2)
+    monkeypatch.setattr(prepare_pictures, "MAX_DOUBTFUL", 0)
     read = []
     original = type(store).prepared_image
     monkeypatch.setattr(
