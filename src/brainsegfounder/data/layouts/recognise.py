@@ -25,6 +25,7 @@ ATLAS = re.compile(
 ISLES26 = re.compile(r"(^|/)sub-r\d{3}s\d{3}/ses-\d+/(anat/)?sub-r\d{3}s\d{3}_ses-\d+_")
 FOMO_BIDS = re.compile(r"^PT\d{3}_[^/]+/sub-[^/]+/ses-[^/]+/")
 DICM = (128, b"DICM")
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
 def _of_stem(pattern: re.Pattern[str]) -> re.Pattern[str]:
@@ -74,7 +75,7 @@ def recognise_file(path: Path) -> str:
         return "table"
     if suffix == ".json":
         return "nnssl" if "datasets" in _keys(path) else "datalist"
-    if suffix == ".zip" or path.name.upper() == "DICOMDIR" or _is_dicom(path):
+    if path.name.lower().endswith(ARCHIVES) or path.name.upper() == "DICOMDIR" or _is_dicom(path):
         return "dicom"
     return "suffix"
 
