@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from brainsegfounder.volumes.dicom import ImportedDicom, import_dicom
+from brainsegfounder.volumes.dicom.importer import ImportedDicom, import_dicom
 from brainsegfounder.volumes.geometry import to_ras
 from brainsegfounder.volumes.nifti import read_nifti
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from brainsegfounder.data.layouts import Found, find_cases, recognise
 from brainsegfounder.errors import Problem
 from brainsegfounder.settings import ReadingSettings
-from brainsegfounder.volumes.dicom import ImportedDicom, import_dicom
+from brainsegfounder.volumes.dicom.importer import ImportedDicom, import_dicom
 
 DICOM = "dicom"
 

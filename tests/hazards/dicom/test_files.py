@@ -27,8 +27,9 @@ from pydicom.uid import (
 )
 
 from brainsegfounder.errors import DataError, UsageError, VolumeError
-from brainsegfounder.volumes import dicom_files, dicom_header
-from brainsegfounder.volumes.dicom import import_dicom
+from brainsegfounder.volumes.dicom import files as dicom_files
+from brainsegfounder.volumes.dicom import header as dicom_header
+from brainsegfounder.volumes.dicom.importer import import_dicom
 from brainsegfounder.volumes.nifti import read_nifti
 
 DEFLATED = "1.2.840.10008.1.2.1.99"

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from brainsegfounder.errors import DataError, Problem, VolumeError
-from brainsegfounder.volumes import dicom
-from brainsegfounder.volumes.dicom_series import affine_of
+from brainsegfounder.volumes.dicom import importer as dicom
+from brainsegfounder.volumes.dicom.series import affine_of
 
 NUM_MUTANTS = 120
 PIXEL_BYTES = 64 * 48 * 2

@@ -11,7 +11,7 @@ import zipfile
 import pytest
 
 from brainsegfounder.errors import DataError
-from brainsegfounder.volumes.dicom import import_dicom
+from brainsegfounder.volumes.dicom.importer import import_dicom
 
 FIELDS = (
     "PatientName", "PatientID", "OtherPatientIDs", "PatientAddress", "PatientComments",

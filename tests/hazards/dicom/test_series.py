@@ -10,7 +10,7 @@ from pydicom.tag import Tag
 
 from brainsegfounder.errors import VolumeError
 from brainsegfounder.settings import ReadingSettings
-from brainsegfounder.volumes.dicom import import_dicom
+from brainsegfounder.volumes.dicom.importer import import_dicom
 from brainsegfounder.volumes.nifti import read_nifti
 
 

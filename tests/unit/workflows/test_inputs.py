@@ -4,7 +4,7 @@ import pytest
 
 from brainsegfounder.errors import Problem, UsageError
 from brainsegfounder.settings import ReadingSettings
-from brainsegfounder.volumes.dicom import ImportedDicom
+from brainsegfounder.volumes.dicom.importer import ImportedDicom
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.nifti import write_nifti
 from brainsegfounder.workflows import inputs

@@ -16,7 +16,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
-from brainsegfounder.volumes.dicom_series import Stack
+from brainsegfounder.volumes.dicom.series import Stack
 from brainsegfounder.volumes.findings import Finding
 
 NUM_DIGITS = 8

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from brainsegfounder.errors import Problem, VolumeError
 from brainsegfounder.settings import ReadingSettings
-from brainsegfounder.volumes.dicom_frames import frames_are_whole
-from brainsegfounder.volumes.dicom_header import stream_of
-from brainsegfounder.volumes.dicom_slice import Slice
-from brainsegfounder.volumes.dicom_tags import is_finite
+from brainsegfounder.volumes.dicom.frames import frames_are_whole
+from brainsegfounder.volumes.dicom.header import stream_of
+from brainsegfounder.volumes.dicom.slice import Slice
+from brainsegfounder.volumes.dicom.tags import is_finite
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.volume import Affine
 

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
 from brainsegfounder.errors import DataError, Problem
-from brainsegfounder.volumes.dicom_header import PREAMBLE_BYTES, looks_like_dicom
+from brainsegfounder.volumes.dicom.header import PREAMBLE_BYTES, looks_like_dicom
 
 MAX_FILES = 1_000_000
 MAX_TOTAL_BYTES = 64 << 30

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from brainsegfounder.volumes.dicom_header import pydicom_module, quiet
-from brainsegfounder.volumes.dicom_tags import words
+from brainsegfounder.volumes.dicom.header import pydicom_module, quiet
+from brainsegfounder.volumes.dicom.tags import words
 from brainsegfounder.volumes.findings import Finding
 
 MAX_INDEX_BYTES = 64 << 20

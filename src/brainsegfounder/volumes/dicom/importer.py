@@ -20,21 +20,21 @@ import numpy as np
 
 from brainsegfounder.errors import DataError, OutputExistsError, Problem, VolumeError
 from brainsegfounder.settings import ReadingSettings
-from brainsegfounder.volumes.dicom_choice import Candidate, ranked
-from brainsegfounder.volumes.dicom_contrast import contrast_of_series
-from brainsegfounder.volumes.dicom_convert import convert, converter
-from brainsegfounder.volumes.dicom_files import dicom_files
-from brainsegfounder.volumes.dicom_header import NotDicomError, pydicom_module, read_slices
-from brainsegfounder.volumes.dicom_index import index_findings
-from brainsegfounder.volumes.dicom_names import case_names, series_names
-from brainsegfounder.volumes.dicom_series import (
+from brainsegfounder.volumes.dicom.choice import Candidate, ranked
+from brainsegfounder.volumes.dicom.contrast import contrast_of_series
+from brainsegfounder.volumes.dicom.convert import convert, converter
+from brainsegfounder.volumes.dicom.files import dicom_files
+from brainsegfounder.volumes.dicom.header import NotDicomError, pydicom_module, read_slices
+from brainsegfounder.volumes.dicom.index import index_findings
+from brainsegfounder.volumes.dicom.names import case_names, series_names
+from brainsegfounder.volumes.dicom.series import (
     Stack,
     affine_of,
     checked,
     mixed_patients,
     stacks_of,
 )
-from brainsegfounder.volumes.dicom_slice import Slice
+from brainsegfounder.volumes.dicom.slice import Slice
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.nifti import write_nifti
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from brainsegfounder.errors import Problem
 from brainsegfounder.settings import ReadingSettings
-from brainsegfounder.volumes.dicom_series import Stack
+from brainsegfounder.volumes.dicom.series import Stack
 from brainsegfounder.volumes.findings import Finding
 
 USUAL_B_VALUE = 1000.0

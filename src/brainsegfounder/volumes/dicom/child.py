@@ -1,6 +1,6 @@
 """Run as a script, with no package around it: set limits on this process, then become a program.
 
-    python -I -S dicom_child.py SECONDS MEMORY_BYTES FILE_BYTES PROGRAM ARGUMENT...
+    python -I -S child.py SECONDS MEMORY_BYTES FILE_BYTES PROGRAM ARGUMENT...
 
 The limits are set here and not in a fork of the caller, whose threads could hold locks then.
 """

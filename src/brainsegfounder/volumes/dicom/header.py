@@ -1,8 +1,8 @@
 """One DICOM file's header, read within limits: what kind of image, whose, where its slices lie.
 
 A header is parsed by pydicom, but only the tags named here, up to the pixels, and from a stream
-that was inflated within a budget first. Nothing of a file is trusted before `dicom_series` has
-checked it; text of a header never leaves this room except as a contrast (`dicom_contrast`).
+that was inflated within a budget first. Nothing of a file is trusted before `series` has
+checked it; text of a header never leaves this room except as a contrast (`contrast`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 from brainsegfounder.errors import BrainSegFounderError, UsageError, VolumeError
-from brainsegfounder.volumes.dicom_slice import (
+from brainsegfounder.volumes.dicom.slice import (
     GE_B,
     SIEMENS_B,
     Header,
@@ -31,7 +31,7 @@ from brainsegfounder.volumes.dicom_slice import (
     header_of,
     slice_of,
 )
-from brainsegfounder.volumes.dicom_tags import Syntax, syntax_of, text
+from brainsegfounder.volumes.dicom.tags import Syntax, syntax_of, text
 
 PREAMBLE_BYTES = 132
 MAX_FILE_BYTES = 4 << 30

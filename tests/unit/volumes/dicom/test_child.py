@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from brainsegfounder.volumes import dicom_child
+from brainsegfounder.volumes.dicom import child as dicom_child
 
 pytest.importorskip("resource", reason="this system has no limits for processes")
 

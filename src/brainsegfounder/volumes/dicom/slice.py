@@ -1,6 +1,6 @@
 """What a DICOM header says, as typed records: a file, and each of its slices.
 
-Numbers that are absent are None, broken ones NaN: what may be made of them is for `dicom_series`
+Numbers that are absent are None, broken ones NaN: what may be made of them is for `series`
 to say. Ids, dates and names are kept to group by and never shown.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from brainsegfounder.errors import Problem, VolumeError
-from brainsegfounder.volumes.dicom_contrast import SeriesTags
-from brainsegfounder.volumes.dicom_tags import Syntax, number, numbers, text, words
+from brainsegfounder.volumes.dicom.contrast import SeriesTags
+from brainsegfounder.volumes.dicom.tags import Syntax, number, numbers, text, words
 
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_MR = (f"{MR_IMAGE}.1", f"{MR_IMAGE}.4")

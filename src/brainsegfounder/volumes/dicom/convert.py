@@ -20,15 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainsegfounder.errors import DataError, Problem, UsageError, VolumeError
-from brainsegfounder.volumes.dicom_header import stream_of
-from brainsegfounder.volumes.dicom_series import Stack, affine_of, pixels_of
-from brainsegfounder.volumes.dicom_slice import Header, Slice
+from brainsegfounder.volumes.dicom.header import stream_of
+from brainsegfounder.volumes.dicom.series import Stack, affine_of, pixels_of
+from brainsegfounder.volumes.dicom.slice import Header, Slice
 from brainsegfounder.volumes.nifti import read_nifti
 from brainsegfounder.volumes.volume import Volume
 
 log = logging.getLogger(__name__)
 
-CHILD = Path(__file__).with_name("dicom_child.py")
+CHILD = Path(__file__).with_name("child.py")
 TIMEOUT_S = 600
 MAX_SECONDS = 300
 MEMORY_FLOOR_BYTES = 2 << 30
@@ -62,7 +62,7 @@ def convert(stack: Stack, name: str) -> Volume:
     """One volume from a checked stack.
 
     Args:
-        stack: From `dicom_series.checked`.
+        stack: From `series.checked`.
         name: What to call it in messages.
 
     Returns:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import BinaryIO
 
-from brainsegfounder.volumes.dicom_header import stream_of
-from brainsegfounder.volumes.dicom_slice import Header
+from brainsegfounder.volumes.dicom.header import stream_of
+from brainsegfounder.volumes.dicom.slice import Header
 
 RUN_LENGTH = "1.2.840.10008.1.2.5"
 JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")

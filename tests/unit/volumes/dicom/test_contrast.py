@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from brainsegfounder.volumes.dicom_contrast import SeriesTags, contrast_of_series
+from brainsegfounder.volumes.dicom.contrast import SeriesTags, contrast_of_series
 
 SE, GR, IR = ("SE",), ("GR", "IR"), ("SE", "IR")
 MPRAGE = {

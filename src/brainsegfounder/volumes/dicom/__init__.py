@@ -1,0 +1,1 @@
+"""DICOM in: headers are read and checked, series sorted out, and pixels converted in a child."""
