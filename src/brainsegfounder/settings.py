@@ -37,7 +37,8 @@ class ReadingSettings(Section):
     magnitude: bool = False
     """Take the magnitude of complex voxels."""
     any_size: bool = False
-    """Accept spacings outside 0.1 to 20 mm, fields of view outside 50 to 600 mm, thin slabs."""
+    """Accept spacings outside 0.1 to 20 mm, fields of view outside 50 to 600 mm, thin slabs, and
+    more than 2^28 voxels where memory allows."""
     one_hot: bool = False
     """Read a 4-D mask as one volume for each label, numbered from 1."""
     label_map: dict[int, int] = {}

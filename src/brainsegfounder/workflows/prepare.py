@@ -10,21 +10,21 @@ import contextlib
 import logging
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from brainsegfounder.data.disk_preflight import check_disk
 from brainsegfounder.data.layouts import Found
-from brainsegfounder.data.manifest import Case
+from brainsegfounder.data.manifest import Case, ManifestRow, manifest_rows, write_manifest
 from brainsegfounder.data.source_hashes import (
     SourceHashes,
     is_unchanged,
     read_hashes,
     write_hashes,
 )
-from brainsegfounder.data.store import PREPARATION_VERSION, StorePlan, open_store
+from brainsegfounder.data.store import PREPARATION_VERSION, StoredCase, StorePlan, open_store
 from brainsegfounder.data.store_arrays import ArrayFormat
 from brainsegfounder.data.store_writer import (
     begin_store,
@@ -55,6 +55,8 @@ from brainsegfounder.workflows.worker_pool import Lost, work_in_processes
 
 log = logging.getLogger(__name__)
 
+# The typed manifest of a store: one row a scan.
+SCANS = "scans.csv"
 PREFERRED_ORDER = ("T1w", "T1ce", "T2w", "FLAIR")
 
 
@@ -89,6 +91,18 @@ class Prepared:
     def record(self) -> dict[str, Any]:
         """The same, ready for JSON."""
         return asdict(self) | {"store": str(self.store)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What `run_prepare` was asked for."""
+
+    inputs: Sequence[Path]
+    out: Path
+    recipe: Recipe | None
+    reading: ReadingSettings
+    array_format: ArrayFormat
+    jobs: int
 
 
 def run_prepare(
@@ -131,7 +145,8 @@ def run_prepare(
         check_new_folder(out)
     reading = reading or (recipe.reading if recipe else AS_IT_IS)
     with open_inputs(inputs, layout, reading) as found:
-        result, changed = _prepare_found(found, out, recipe, reading, array_format, before, jobs)
+        asked = _Asked(inputs, out, recipe, reading, array_format, jobs)
+        result, changed = _prepare_found(found, before, asked)
     result = replace(result, seconds=time.monotonic() - began_s)
     if page and (changed or not (out / PAGE).is_file()):
         table = participants or find_participants(inputs)
@@ -139,19 +154,12 @@ def run_prepare(
     return result
 
 
-def _prepare_found(
-    found: Found,
-    out: Path,
-    recipe: Recipe | None,
-    reading: ReadingSettings,
-    array_format: ArrayFormat,
-    before: StorePlan | None,
-    jobs: int,
-) -> tuple[Prepared, bool]:
+def _prepare_found(found: Found, before: StorePlan | None, asked: _Asked) -> tuple[Prepared, bool]:
     """What was done, and whether the store is another than before."""
+    out, recipe = asked.out, asked.recipe
     excluded = set(recipe.data.exclude_subjects) if recipe else set()
     cases = [case for case in found.cases if case.subject not in excluded]
-    plan = _plan(cases, recipe, reading, array_format)
+    plan = _plan(cases, recipe, asked.reading, asked.array_format)
     if before is not None:
         _check_same_plan(out, before, plan)
     result = Prepared(out, found=len(found.cases) + len(found.problems))
@@ -165,13 +173,32 @@ def _prepare_found(
     check_disk(out, [cases[number] for number in waiting], plan)
     with _at_work(out):
         if waiting:
-            _prepare_cases(out, plan, labels, cases, done, jobs)
+            _prepare_cases(out, plan, labels, cases, done, asked.jobs)
         _sort_out(result, cases, done)
         _check_any(result)
         kept = [case for case in cases if case.case in result.findings]
         facts = _provenance(result, plan)
         changed = finish_store(out, kept, plan, refused=result.refused, provenance=facts)
-    return result, changed or len(result.reused) < len(result.cases)
+        changed = changed or len(result.reused) < len(result.cases)
+        if changed or not (out / SCANS).is_file():
+            stored = {one.case: one for one in open_store(out).cases}
+            write_manifest(out / SCANS, list(_scans(kept, stored, asked.inputs)))
+    return result, changed
+
+
+def _scans(
+    cases: Sequence[Case], stored: Mapping[str, StoredCase], inputs: Sequence[Path]
+) -> Iterator[ManifestRow]:
+    """A row for each scan of the store; paths start at the input they were found in."""
+    for case in cases:
+        one = stored[case.case]
+        moved = one.steps.get("registration", {}).get("contrasts", {})
+        known = {name: path for name, path in case.contrasts.items() if name in one.sources}
+        grids = {path: one.source_grid for name, path in known.items() if name not in moved}
+        hashes = {path: one.sources[name] for name, path in known.items()}
+        first = next(iter(case.contrasts.values()))
+        root = next((folder for folder in inputs if first.is_relative_to(folder)), first.parent)
+        yield from manifest_rows([replace(case, contrasts=known)], grids, hashes, root)
 
 
 def shared_contrasts(cases: Sequence[Case]) -> tuple[str, ...]:

@@ -1,13 +1,16 @@
+import hashlib
 import json
 import os
 import shutil
 from dataclasses import replace
 
+import nibabel as nib
 import pytest
 
 from brainsegfounder.cli import app
 from brainsegfounder.data.disk_preflight import expected_bytes
 from brainsegfounder.data.layouts import read_cases
+from brainsegfounder.data.manifest import read_manifest
 from brainsegfounder.data.store import open_store
 from brainsegfounder.errors import (
     LabelError,
@@ -261,3 +264,17 @@ def test_the_command_prints_what_machines_read_and_ends_with_3(scans, tmp_path, 
     assert record["cases"] == ["Brats18_B_1"]
     assert record["refused"]["Brats18_A_1"]["code"]
     assert "refused Brats18_A_1: " in printed.err
+
+
+def test_every_scan_of_a_store_has_a_row_of_the_manifest(scans, tmp_path):
+    out = tmp_path / "store"
+    run_prepare([scans], out, RECIPE)
+    rows = read_manifest(out / "scans.csv")
+    assert sorted(row.contrast for row in rows[:4]) == ["FLAIR", "T1ce", "T1w", "T2w"]
+    for row in rows:
+        content = (scans / row.path).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == row.sha256
+        assert nib.load(scans / row.path).shape == row.shape
+        assert (scans / row.label).is_file()
+        axes = nib.aff2axcodes(nib.load(scans / row.path).affine)
+        assert row.orientation == "".join(axes)
