@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from brainsegfounder.errors import VolumeError
+from brainsegfounder.errors import Problem, VolumeError
 
 # A skull-stripped volume has a good part of its voxels at exactly zero; a raw one has hardly any.
 STRIPPED_ZERO_FRACTION = 0.1
@@ -36,8 +36,13 @@ def foreground(channels: NDArray[np.float32], source: str = "<memory>") -> NDArr
     """
     if channels.size == 0 or float(np.ptp(channels)) == 0.0:
         raise VolumeError(
-            f"{source}: every voxel has the same value; expected an image. "
-            "Check the conversion that wrote this file."
+            Problem(
+                code="no_contrast",
+                file=source,
+                found="every voxel has the same value",
+                expected="an image",
+                advice="Check the conversion that wrote this file.",
+            )
         )
     mask: NDArray[np.bool_] = (channels != 0).any(axis=0)
     if mask.mean() <= 1 - STRIPPED_ZERO_FRACTION:
@@ -109,8 +114,13 @@ def zscore_inside(
             inside = np.clip(inside, *np.percentile(inside, CLIP_PERCENTILES))
         if inside.size == 0 or np.ptp(inside) == 0:
             raise VolumeError(
-                f"{source}: one contrast has a single value inside the brain; "
-                "expected an image. Check the conversion that wrote this file."
+                Problem(
+                    code="no_contrast",
+                    file=source,
+                    found="one contrast has a single value inside the brain",
+                    expected="an image",
+                    advice="Check the conversion that wrote this file.",
+                )
             )
         out[mask] = (inside - inside.mean()) / max(float(inside.std()), 1e-12)
     return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,11 +15,6 @@ from brainsegfounder.data.store_writer import case_key, source_files, whole_case
 from brainsegfounder.errors import BrainSegFounderError, DataError, Problem
 from brainsegfounder.settings import PreparationSettings
 from brainsegfounder.volumes.preparation import prepare_case
-
-# How messages are put together that were raised without a `Problem`.
-_MESSAGE = re.compile(
-    r"(?P<file>.+?): (?P<found>.+?); expected (?P<expected>.+?)\. (?P<advice>[A-Z].*)", re.DOTALL
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +74,10 @@ def do_case(job: CaseJob) -> CaseDone:
 
 
 def problem_of(error: DataError, case: str) -> Problem:
-    """What is wrong with a case, in parts, also where only a message was raised."""
+    """What is wrong with a case, also where an error came with a message alone."""
     if error.problem is not None:
         return error.problem
-    code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
-    parts = _MESSAGE.fullmatch(str(error))
-    if parts is None:
-        return Problem(code, case, str(error).rstrip("."), "a case that can be prepared", "")
-    return Problem(code, **parts.groupdict())
+    return Problem("unfit", case, str(error).rstrip("."), "a case that can be prepared", "")
 
 
 def lost_problem(case: str, found: str) -> Problem:
