@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows.prepare import run_prepare
 
 os.environ["MPLBACKEND"] = "Agg"
+# A suite that was started in the background ignores SIGINT, and so would what it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 LOOPBACK = ("127.", "::1", "localhost")
