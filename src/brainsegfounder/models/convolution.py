@@ -34,6 +34,8 @@ from brainsegfounder.models.slabs import (
 # PyTorch convolves a single float32 case with C * I * J up to this number by a loop that is about
 # ten times slower than oneDNN (`use_mkldnn` in ATen/native/Convolution.cpp).
 _SMALL_FOR_PYTORCH = 20480
+# Up to this number of voxels a convolution is fastest as one matrix product.
+_FEW_VOXELS = 512
 # Joining two kernels costs about as much as this many voxels of the result for each channel in.
 _VOXELS_PER_CHANNEL_TO_JOIN = 32
 
@@ -62,13 +64,22 @@ def convolve(x_BCIJK: Tensor, layer: nn.Conv3d, weight_FCIJK: Tensor | None = No
         )
     elif winograd.pays(x_BCIJK.shape, len(weight_FCIJK)):
         y_BFIJK = _ConvolveRows.apply(x_BCIJK, weight_FCIJK)  # type: ignore[no-untyped-call]
-    elif len(x_BCIJK) == 1 and x_BCIJK[..., 0].numel() <= _SMALL_FOR_PYTORCH:
+    elif len(x_BCIJK) * x_BCIJK[0, 0].numel() <= _FEW_VOXELS:
         y_BFIJK = _convolve_few(x_BCIJK, weight_FCIJK)
+    elif _is_slow_in_pytorch(x_BCIJK):
+        padding = weight_FCIJK.shape[-1] // 2
+        y_BFIJK = functional.conv3d(x_BCIJK.to_mkldnn(), weight_FCIJK, padding=padding)
+        y_BFIJK = channels_last(y_BFIJK.to_dense())
     else:
         return functional.conv3d(
             x_BCIJK, channels_last(weight_FCIJK), layer.bias, padding=layer.padding
         )
     return y_BFIJK if layer.bias is None else y_BFIJK.add_(layer.bias.view(-1, 1, 1, 1))
+
+
+def _is_slow_in_pytorch(x_BCIJK: Tensor) -> bool:
+    is_small = len(x_BCIJK) == 1 and x_BCIJK[..., 0].numel() <= _SMALL_FOR_PYTORCH
+    return is_small and x_BCIJK.dtype == torch.float32
 
 
 def _convolve_few(x_BCIJK: Tensor, weight_FCIJK: Tensor) -> Tensor:

@@ -8,10 +8,18 @@ from brainsegfounder.models.convolution import add_convolved_double, convolve, m
 from brainsegfounder.models.slabs import channels_last
 
 
-# A single small case, a single large one, a batch, a width of whole blocks, and a 1x1x1 kernel.
+# A single case of few voxels, of more, a single large one, a batch, a width of whole blocks, and a 1x1x1 kernel.
 @pytest.mark.parametrize(
     ("num_cases", "channels", "size", "kernel"),
-    [(1, 4, 8, 3), (1, 24, 32, 3), (2, 12, 8, 3), (2, 16, 8, 3), (1, 4, 8, 1), (2, 12, 8, 1)],
+    [
+        (1, 4, 8, 3),
+        (1, 4, 16, 3),
+        (1, 24, 32, 3),
+        (2, 12, 8, 3),
+        (2, 16, 8, 3),
+        (1, 4, 8, 1),
+        (2, 12, 8, 1),
+    ],
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_convolution_and_its_gradients_do_not_depend_on_the_path(
