@@ -8,7 +8,8 @@ from brainsegfounder.models.convolution import add_convolved_double, convolve, m
 from brainsegfounder.models.slabs import channels_last
 
 
-# A single case of few voxels, of more, a single large one, a batch, a width of whole blocks, and a 1x1x1 kernel.
+# A single case of few voxels, of more, a single large one, a batch, a width of whole blocks, and a
+# 1x1x1 kernel.
 @pytest.mark.parametrize(
     ("num_cases", "channels", "size", "kernel"),
     [
