@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from brainsegfounder.errors import RecipeError
-from brainsegfounder.settings import ReadingSettings, Recipe, Region
+from brainsegfounder.settings import KINDS, ReadingSettings, Recipe, Region
 
 
 class _Loader(yaml.SafeLoader):
@@ -108,17 +108,33 @@ def fields(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tupl
     """Dotted name and description of every setting, in the order of the file."""
     for name, field in section.model_fields.items():
         dotted = f"{prefix}{name}"
-        inner = _section_of(field.annotation)
         yield dotted, field.description or ""
-        if inner is not None:
-            yield from fields(inner, f"{dotted}.")
+        inner = _sections_of(field.annotation)
+        if len(inner) == 1:
+            yield from fields(inner[0], f"{dotted}.")
+        elif inner:
+            yield from _fields_of_kinds(inner, f"{dotted}.")
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def _fields_of_kinds(kinds: Sequence[type[BaseModel]], prefix: str) -> Iterator[tuple[str, str]]:
+    """Fields of sections of which one is chosen by `kind`; each says whose it is."""
+    meanings: dict[str, dict[str, list[str]]] = {}
+    for section in kinds:
+        for name, meaning in fields(section, prefix):
+            kind = section.model_fields["kind"].default
+            meanings.setdefault(name, {}).setdefault(meaning, []).append(kind)
+    for name, owners in meanings.items():
+        yield name, " ".join(f"{', '.join(k)}: {meaning}" for meaning, k in owners.items())
+
+
+def _sections_of(annotation: Any) -> list[type[BaseModel]]:
+    found = []
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate if candidate is not Region else None
-    return None
+            found.append(candidate)
+        elif get_origin(candidate) is Annotated:
+            found += _sections_of(get_args(candidate)[0])
+    return [section for section in found if section is not Region]
 
 
 def _find(name_or_path: str | os.PathLike[str]) -> Path:
@@ -153,6 +169,10 @@ def _lay_over(tree: dict[str, Any], text: str) -> None:
     except yaml.YAMLError:
         raise RecipeError(f"--set {key}: '{value}' is not a YAML value.") from None
     *parents, last = key.split(".")
+    # A section of another kind has other fields: it starts afresh.
+    if last == "kind" and parents:
+        key, parsed = ".".join(parents), {"kind": parsed}
+        *parents, last = parents
     node = tree
     for parent in parents:
         if not isinstance(node.get(parent), dict):
@@ -162,9 +182,18 @@ def _lay_over(tree: dict[str, Any], text: str) -> None:
 
 
 def _explain_error(source: str, error: Any) -> str:
-    dotted = ".".join(str(part) for part in error["loc"])
+    dotted = ".".join(str(part) for part in error["loc"] if part not in KINDS)
     if error["type"] == "extra_forbidden":
-        return f"{source}: {dotted}: no such field{_did_you_mean(dotted, dict(fields()))}"
+        known = dict(fields())
+        if dotted in known:
+            owners = known[dotted].partition(":")[0]
+            kind = next(part for part in error["loc"] if part in KINDS)
+            return f"{source}: {dotted}: no field of kind {kind}; it belongs to {owners}"
+        return f"{source}: {dotted}: no such field{_did_you_mean(dotted, known)}"
+    if error["type"] == "union_tag_invalid":
+        found = str(error["ctx"]["tag"])
+        hint = _did_you_mean(found, KINDS) or f"; expected one of {', '.join(KINDS)}"
+        return f"{source}: {dotted}.kind: no such kind '{found}'{hint}"
     if error["type"] == "missing":
         return f"{source}: {dotted}: missing; expected a value"
     reason = error["msg"].removeprefix("Value error, ")

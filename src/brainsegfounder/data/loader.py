@@ -10,8 +10,8 @@ import contextlib
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,17 +33,29 @@ class Batch:
     Attributes:
         image: Intensities, shape (B, C, I, J, K), B = cases times crops.
         labels: Label values, shape (B, 1, I, J, K), or None.
+        valid: False where a scan shows no anatomy (defaced, outside the anatomy mask), shape
+            (B, 1, I, J, K), or None where it does everywhere.
         cases: Name of the case each patch came from.
+        subjects: Whose brain each patch is of.
+        numbers: Of each patch in the run; they seed what is drawn for it.
     """
 
     image: Tensor
     labels: Tensor | None
+    valid: Tensor | None
     cases: tuple[str, ...]
+    subjects: tuple[str, ...]
+    numbers: tuple[int, ...]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return Batch(self.image.to(device, non_blocking=True), labels, self.cases)
+        tensors = {"image": self.image, "labels": self.labels, "valid": self.valid}
+        moved = {
+            name: tensor.to(device, non_blocking=True)
+            for name, tensor in tensors.items()
+            if tensor is not None
+        }
+        return replace(self, **moved)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,9 @@ class PatchSampling:
         crops_per_case: How many from each case drawn.
         foreground_fraction: Share centred on a labelled voxel.
         augment: Random changes, or None.
-        with_labels: Whether masks are read.
+        with_labels: Whether label masks are read.
+        min_brain: Least share of a patch that is brain; others are drawn again.
+        with_valid: Whether deface and anatomy masks are read.
     """
 
     patch_size_vox: Triple
@@ -63,6 +77,21 @@ class PatchSampling:
     foreground_fraction: float = 0.0
     augment: AugmentSettings | None = None
     with_labels: bool = False
+    min_brain: float = 0.0
+    with_valid: bool = False
+
+
+# Names of masks in a store: what was removed from a scan, and what of it is anatomy.
+HIDING_MASKS = ("deface",)
+SHOWING_MASKS = ("anatomy",)
+# Draws of a place before the best of them is taken as it is.
+MAX_DRAWS = 10
+
+
+class _Crop(NamedTuple):
+    image: Tensor
+    labels: NDArray[Any] | None
+    valid: NDArray[np.bool_] | None
 
 
 class PatchDataset(Dataset[Batch]):
@@ -91,21 +120,56 @@ class PatchDataset(Dataset[Batch]):
         case = self.cases[order[place]]
         rng = np.random.default_rng([self.seed, 2, number])
         sampling = self.sampling
-        opened = self.store.image(case)
-        masks = self.store.labels(case) if sampling.with_labels else None
-        shape = (sampling.crops_per_case, len(self.channels), *sampling.patch_size_vox)
-        images, labels = torch.empty(shape), []
-        for image in images:
+        crops = [self._crop(case, rng) for _ in range(sampling.crops_per_case)]
+        first = number * sampling.crops_per_case
+        return Batch(
+            image=torch.stack([crop.image for crop in crops]),
+            labels=_stacked([crop.labels for crop in crops]),
+            valid=_stacked([crop.valid for crop in crops]),
+            cases=(case.case,) * len(crops),
+            subjects=(case.subject,) * len(crops),
+            numbers=tuple(range(first, first + len(crops))),
+        )
+
+    def _crop(self, case: StoredCase, rng: np.random.Generator) -> _Crop:
+        """One patch of a case, augmented."""
+        sampling, size = self.sampling, self.sampling.patch_size_vox
+        start, voxels = self._draw(case, rng)
+        image = torch.empty((len(self.channels), *size))
+        self._widen(voxels, image)
+        labels = _cut(self.store.labels(case), start, size) if sampling.with_labels else None
+        valid = self._valid(case, start) if sampling.with_valid else None
+        if sampling.augment is not None:
+            changed, labels = augment(image.numpy(), labels, sampling.augment, rng)
+            image.copy_(torch.from_numpy(changed))
+        return _Crop(image, labels, valid)
+
+    def _draw(
+        self, case: StoredCase, rng: np.random.Generator
+    ) -> tuple[Triple, NDArray[np.float16]]:
+        """A place with enough brain, and the voxels there; of too many misses, the best."""
+        opened, best = self.store.image(case), (-1.0, (0, 0, 0), np.empty(0, np.float16))
+        for _ in range(MAX_DRAWS if self.sampling.min_brain > 0 else 1):
             start = self._start(case, rng)
-            self._widen(_cut(opened, start, sampling.patch_size_vox), image)
-            mask = None if masks is None else _cut(masks, start, sampling.patch_size_vox)
-            if sampling.augment is not None:
-                changed, mask = augment(image.numpy(), mask, sampling.augment, rng)
-                image.copy_(torch.from_numpy(changed))
-            if mask is not None:
-                labels.append(mask)
-        stacked = torch.from_numpy(np.stack(labels)) if labels else None
-        return Batch(images, stacked, (case.case,) * len(images))
+            voxels = _cut(opened, start, self.sampling.patch_size_vox)
+            brain = np.count_nonzero(voxels[self.channels[0]]) / voxels[0].size
+            if brain > best[0]:
+                best = (brain, start, voxels)
+            if brain >= self.sampling.min_brain:
+                break
+        return best[1], best[2]
+
+    def _valid(self, case: StoredCase, start: Triple) -> NDArray[np.bool_]:
+        """Where the scan shows anatomy: inside the anatomy mask, outside the deface mask."""
+        size = self.sampling.patch_size_vox
+        valid = np.ones((1, *size), dtype=bool)
+        for name in case.masks:
+            inside = _cut(self.store.mask(case, name), start, size) > 0
+            if name in HIDING_MASKS:
+                valid &= ~inside
+            elif name in SHOWING_MASKS:
+                valid &= inside
+        return valid
 
     def _widen(self, voxels: NDArray[np.float16], image: Tensor) -> None:
         """Put float16 voxels into a float32 image, contrasts in the order asked for.
@@ -185,12 +249,24 @@ def _ahead(loader: DataLoader[Batch], depth: int = 2) -> Iterator[Batch]:
 
 
 def _join(samples: Sequence[Batch]) -> Batch:
-    labels = [sample.labels for sample in samples if sample.labels is not None]
     return Batch(
         image=torch.cat([sample.image for sample in samples]),
-        labels=torch.cat(labels) if labels else None,
+        labels=_joined([sample.labels for sample in samples]),
+        valid=_joined([sample.valid for sample in samples]),
         cases=tuple(name for sample in samples for name in sample.cases),
+        subjects=tuple(name for sample in samples for name in sample.subjects),
+        numbers=tuple(number for sample in samples for number in sample.numbers),
     )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    tensors = [part for part in parts if part is not None]
+    return torch.cat(tensors) if tensors else None
+
+
+def _stacked(parts: Sequence[NDArray[Any] | None]) -> Tensor | None:
+    arrays = [part for part in parts if part is not None]
+    return torch.from_numpy(np.stack(arrays)) if arrays else None
 
 
 def _cut(array: Any, start: Triple, size: Triple) -> NDArray[Any]:

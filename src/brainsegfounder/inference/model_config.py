@@ -12,12 +12,14 @@ from pydantic import ValidationError
 from brainsegfounder.errors import WeightsError
 from brainsegfounder.files import write_text
 from brainsegfounder.settings import (
+    Objective,
     PatchSize,
     PredictSettings,
     PreparationSettings,
     Recipe,
     Region,
     Section,
+    ThreeTaskSettings,
 )
 
 T = TypeVar("T")
@@ -54,8 +56,8 @@ class ModelConfig(Section):
     """Window of inference, as in training."""
     predict: PredictSettings
     """Overlap and blending of windows."""
-    pooled_heads: bool = False
-    """Whether pretext heads read the mean token."""
+    objective: Objective = ThreeTaskSettings()
+    """What a pretraining network was asked; it decides on its heads."""
     provenance: dict[str, Any] = {}
     """Where it comes from."""
 
@@ -89,7 +91,7 @@ def config_of(
         preparation=recipe.preparation,
         patch_size_vox=stage.patch_size_vox,
         predict=recipe.predict,
-        pooled_heads=recipe.pretrain.tasks.pooled_heads if recipe.pretrain else False,
+        objective=recipe.pretrain.objective if recipe.pretrain else ThreeTaskSettings(),
         provenance=provenance,
     )
 

@@ -21,7 +21,6 @@ from brainsegfounder.models.scales import get_scale
 from brainsegfounder.models.swin import Merging, SwinTransformer, check_merging
 from brainsegfounder.models.swin_unetr import check_input
 
-NUM_ROTATIONS = 4
 EMBEDDING_CHANNELS = 512
 ROTATION_TOKEN = 0
 CONTRASTIVE_TOKEN = 1
@@ -31,7 +30,7 @@ class PretextOutputs(NamedTuple):
     """What the pretraining network says about a batch of crops.
 
     Attributes:
-        rotation_logits: One logit per quarter turn, shape (B, 4).
+        rotation_logits: One logit per rotation that is told apart, shape (B, num_rotations).
         embedding: Vector for the contrastive task, shape (B, 512), not normalised.
         reconstruction: The crop without its cut-outs, shape (B, C, I, J, K).
     """
@@ -77,6 +76,7 @@ class SSLNetwork(nn.Module):
         in_channels: Contrasts of the image.
         scale: Name of a scale; see `scales.SCALES`.
         merging: How patches are merged; see `swin.MERGING_SLOTS`.
+        num_rotations: How many rotations are told apart: 4 about one axis, 10 about all three.
         pooled_heads: Feed both linear heads the mean token, instead of two corner tokens as the
             paper's code does.
         dropout: Rate on the encoder's tokens, projections and MLPs.
@@ -90,6 +90,7 @@ class SSLNetwork(nn.Module):
         scale: str = "tiny",
         merging: Merging = "complete",
         *,
+        num_rotations: int = 4,
         pooled_heads: bool = False,
         dropout: float = 0.0,
         drop_path: float = 0.0,
@@ -109,7 +110,7 @@ class SSLNetwork(nn.Module):
             drop_path=drop_path,
             checkpointing=checkpointing,
         )
-        self.rotation_head = nn.Linear(size.bottleneck_channels, NUM_ROTATIONS)
+        self.rotation_head = nn.Linear(size.bottleneck_channels, num_rotations)
         self.contrastive_head = nn.Linear(size.bottleneck_channels, EMBEDDING_CHANNELS)
         self.conv = ReconstructionHead(size.feature_size, in_channels)
 

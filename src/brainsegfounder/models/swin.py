@@ -350,7 +350,11 @@ class SwinTransformer(nn.Module):
         Returns:
             Five maps: f channels at 1/2 of the size (rounded up), 2f at 1/4, ... 16f at 1/32.
         """
-        x_BIJKC = self.pos_drop(self.patch_embed(x_BCIJK))
+        return self.encode(self.patch_embed(x_BCIJK), normalize)
+
+    def encode(self, x_BIJKC: Tensor, normalize: bool = True) -> list[Tensor]:
+        """As `forward`, from tokens of `patch_embed`, shape (B, I, J, K, f)."""
+        x_BIJKC = self.pos_drop(x_BIJKC)
         states = [x_BIJKC]
         for stages in (self.layers1, self.layers2, self.layers3, self.layers4):
             x_BIJKC = stages[0](x_BIJKC)

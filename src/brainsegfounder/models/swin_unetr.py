@@ -112,7 +112,10 @@ class SwinUNETR(nn.Module):
             UsageError: The shape does not fit; see `check_input`.
         """
         check_input(x_BCIJK, self.in_channels)
-        states: Sequence[Tensor] = self.swinViT(x_BCIJK)
+        return self.decode(x_BCIJK, self.swinViT(x_BCIJK))
+
+    def decode(self, x_BCIJK: Tensor, states: Sequence[Tensor]) -> Tensor:
+        """From the image and its five hidden states to logits (B, out_channels, I, J, K)."""
         y = self.decoder5(self.encoder10(states[4]), states[3])
         y = self.decoder4(y, self.encoder4(states[2]))
         y = self.decoder3(y, self.encoder3(states[1]))

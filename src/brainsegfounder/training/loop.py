@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from brainsegfounder.errors import CheckpointError, Interrupted, TrainingError
 from brainsegfounder.settings import StageSettings
@@ -23,7 +23,9 @@ from brainsegfounder.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from brainsegfounder.training.losses import Losses
 from brainsegfounder.training.optim import learning_rate, make_optimizer
+from brainsegfounder.training.randomness import mixed
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +45,8 @@ class BatchOnDevice(Protocol):
         ...
 
 
-LossParts = dict[str, Tensor]
-LossFunction = Callable[[nn.Module, BatchOnDevice, torch.Generator], LossParts]
-"""From network, batch and randomness to the named parts whose sum is minimised."""
+LossFunction = Callable[[nn.Module, BatchOnDevice, int], Losses]
+"""Of network, batch and seed; what is drawn for a crop is a function of the seed and its number."""
 
 BatchSource = Callable[[int], Iterator[BatchOnDevice]]
 """Batches of the run from a given number on."""
@@ -181,16 +182,17 @@ def _step(
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     totals: dict[str, float] = {}
+    watched: dict[str, float] = {}
     for number, batch in enumerate(batches):
         # Dropout draws from the global generator: its state is a function of the step.
-        torch.manual_seed(_mixed(job.seed, step, number))
-        generator = torch.Generator().manual_seed(_mixed(job.seed + 1, step, number))
+        torch.manual_seed(mixed(job.seed, step, number))
         with _autocast(job.settings.precision, device):
-            parts = job.loss(model, batch, generator)
-            loss = torch.stack(list(parts.values())).sum() / len(batches)
+            losses = job.loss(model, batch, job.seed + 1)
+            loss = torch.stack(list(losses.parts.values())).sum() / len(batches)
         loss.backward()  # type: ignore[no-untyped-call]
-        for name, value in parts.items():
-            totals[name] = totals.get(name, 0.0) + float(value.detach()) / len(batches)
+        for sums, values in ((totals, losses.parts), (watched, losses.watched)):
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), _clip(job.settings)))
     total = sum(totals.values())
     finite = math.isfinite(total) and math.isfinite(norm)
@@ -198,9 +200,8 @@ def _step(
         optimizer.step()
     else:
         log.warning("step %d: loss %s, gradient norm %s; step skipped", step + 1, total, norm)
-    return {
-        "loss": total, **totals, "gradient_norm": norm, "lr": rate, "skipped": float(not finite)
-    }  # fmt: skip
+    state = {"gradient_norm": norm, "lr": rate, "skipped": float(not finite)}
+    return {"loss": total, **totals, **watched, **state}
 
 
 def _validate(model: nn.Module, job: Job, state: TrainingState) -> TrainingState:
@@ -238,15 +239,6 @@ def _not_finite(step: int, batches: list[BatchOnDevice]) -> str:
         f"step {step + 1}: loss or gradient was not finite {MAX_SKIPPED_IN_A_ROW} times in a row "
         f"(last cases: {cases}); expected numbers. Lower optimizer.peak_lr, or look at these cases."
     )
-
-
-def _mixed(*numbers: int) -> int:
-    """One seed of several numbers (a fixed, order-dependent mix below 2^63)."""
-    mixed = 0x9E3779B97F4A7C15
-    for number in numbers:
-        mixed = ((mixed ^ (number & 0xFFFFFFFF)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        mixed ^= mixed >> 29
-    return mixed >> 1
 
 
 def _clip(settings: StageSettings) -> float:

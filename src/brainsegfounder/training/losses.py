@@ -6,6 +6,7 @@ Shape letters: B patches, R output channels (regions, or background and classes)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -13,6 +14,19 @@ from torch import Tensor
 from torch.nn import functional
 
 SMOOTH = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What a batch gave, each a scalar.
+
+    Attributes:
+        parts: By name; their sum is minimised.
+        watched: By name; only recorded, and without gradient.
+    """
+
+    parts: dict[str, Tensor]
+    watched: dict[str, Tensor] = field(default_factory=dict)
 
 
 def region_targets(labels: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
@@ -61,8 +75,8 @@ def segmentation_loss(
     *,
     target: Literal["regions", "classes"],
     loss: Literal["dice", "dice-ce"],
-) -> dict[str, Tensor]:
-    """The parts of the fine-tuning loss by name; their sum is minimised.
+) -> Losses:
+    """The parts of the fine-tuning loss by name.
 
     Args:
         logits: Network output, shape (B, R, I, J, K).
@@ -70,13 +84,14 @@ def segmentation_loss(
         target: regions are sigmoids, classes one softmax whose background is left out of Dice.
         loss: With or without cross-entropy.
     """
-    logits = logits.float()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    targets = targets.to(logits)
     if target == "regions":
         parts = {"dice": soft_dice_loss(logits.sigmoid(), targets)}
         if loss == "dice-ce":
             parts["ce"] = functional.binary_cross_entropy_with_logits(logits, targets)
-        return parts
+        return Losses(parts)
     parts = {"dice": soft_dice_loss(logits.softmax(dim=1)[:, 1:], targets[:, 1:])}
     if loss == "dice-ce":
         parts["ce"] = functional.cross_entropy(logits, targets)
-    return parts
+    return Losses(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -25,8 +25,13 @@ from brainsegfounder.inference.predictor import Predictor
 from brainsegfounder.models.swin_unetr import SwinUNETR
 from brainsegfounder.settings import FinetuneSettings, Recipe
 from brainsegfounder.training.checkpoint import TrainingState
-from brainsegfounder.training.loop import BatchOnDevice, LossParts, Validation
-from brainsegfounder.training.losses import class_targets, region_targets, segmentation_loss
+from brainsegfounder.training.loop import BatchOnDevice, LossFunction, Validation
+from brainsegfounder.training.losses import (
+    Losses,
+    class_targets,
+    region_targets,
+    segmentation_loss,
+)
 from brainsegfounder.volumes.nifti import write_nifti
 from brainsegfounder.workflows.model_folder import add_metrics, load_model
 from brainsegfounder.workflows.reports import write_finetune_report
@@ -86,13 +91,11 @@ def run_finetune(
     return state, scores
 
 
-def _loss_function(
-    recipe: Recipe, settings: FinetuneSettings
-) -> Callable[[nn.Module, BatchOnDevice, torch.Generator], LossParts]:
+def _loss_function(recipe: Recipe, settings: FinetuneSettings) -> LossFunction:
     regions = [region.labels for region in recipe.data.regions.values()]
     values = list(recipe.data.labels.values())
 
-    def loss(model: nn.Module, batch: BatchOnDevice, _: torch.Generator) -> LossParts:
+    def loss(model: nn.Module, batch: BatchOnDevice, _: int) -> Losses:
         labels = cast(Tensor, cast(Batch, batch).labels)
         is_regions = settings.target == "regions"
         targets = region_targets(labels, regions) if is_regions else class_targets(labels, values)

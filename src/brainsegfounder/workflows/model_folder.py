@@ -29,12 +29,12 @@ from brainsegfounder.inference.model_config import (
     write_config,
 )
 from brainsegfounder.inference.predictor import Predictor
-from brainsegfounder.models.ssl_heads import SSLNetwork
 from brainsegfounder.models.swin import check_merging
 from brainsegfounder.models.swin_unetr import SwinUNETR
 from brainsegfounder.models.weights import load_state, load_whole, save_state
 from brainsegfounder.settings import ModelSettings
 from brainsegfounder.workflows.model_card import model_card
+from brainsegfounder.workflows.objectives import build_pretraining_network
 
 CARD_NAME = "README.md"
 SUMS_NAME = "SHA256SUMS"
@@ -68,25 +68,12 @@ def build_network(config: ModelConfig, settings: ModelSettings | None = None) ->
     """
     settings = settings or ModelSettings()
     num_contrasts, merging = len(config.contrasts), check_merging(config.merging)
+    rates = settings.model_dump(include={"dropout", "drop_path", "checkpointing"})
     if config.kind == "pretraining":
-        return SSLNetwork(
-            num_contrasts,
-            config.scale,
-            merging,
-            pooled_heads=config.pooled_heads,
-            dropout=settings.dropout,
-            drop_path=settings.drop_path,
-            checkpointing=settings.checkpointing,
+        return build_pretraining_network(
+            config.objective, num_contrasts, config.scale, merging, **rates
         )
-    return SwinUNETR(
-        num_contrasts,
-        config.num_outputs,
-        config.scale,
-        merging,
-        dropout=settings.dropout,
-        drop_path=settings.drop_path,
-        checkpointing=settings.checkpointing,
-    )
+    return SwinUNETR(num_contrasts, config.num_outputs, config.scale, merging, **rates)
 
 
 def save_model(folder: Path, network: nn.Module, config: ModelConfig) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling
-from brainsegfounder.models.ssl_heads import PretextOutputs
-from brainsegfounder.settings import PretrainSettings, Recipe, TaskSettings
+from brainsegfounder.data.loader import PatchDataset, PatchSampling, batches
+from brainsegfounder.settings import PretrainSettings, Recipe, ThreeTaskSettings
 from brainsegfounder.training.checkpoint import TrainingState
-from brainsegfounder.training.loop import BatchOnDevice, LossParts, Validation
-from brainsegfounder.training.pretext import make_views, pretext_losses
+from brainsegfounder.training.loop import Validation
+from brainsegfounder.workflows.objectives import ask
 from brainsegfounder.workflows.reports import write_pretrain_report
 from brainsegfounder.workflows.stage import Stage, open_stage, require, run_stage
 
@@ -49,9 +47,9 @@ def run_pretrain(
     )
     state = run_stage(
         stage,
-        sampling=PatchSampling(settings.patch_size_vox, settings.crops_per_case),
+        sampling=_sampling(settings),
         cases=stage.cases(stage.split.train),
-        loss=lambda model, batch, generator: _loss(model, batch, generator, settings.tasks),
+        loss=ask(settings.objective).loss,
         validation=_validation(stage, settings),
         what="pretraining",
     )
@@ -59,14 +57,13 @@ def run_pretrain(
     return state
 
 
-def _loss(
-    model: nn.Module, batch: BatchOnDevice, generator: torch.Generator, tasks: TaskSettings
-) -> LossParts:
-    crops: Tensor = cast(Batch, batch).image
-    views = make_views(crops, tasks, generator)
-    outputs: PretextOutputs = model(views.masked)
-    return pretext_losses(
-        outputs.rotation_logits, outputs.embedding, outputs.reconstruction, views, tasks
+def _sampling(settings: PretrainSettings) -> PatchSampling:
+    objective = settings.objective
+    return PatchSampling(
+        settings.patch_size_vox,
+        settings.crops_per_case,
+        min_brain=0.0 if isinstance(objective, ThreeTaskSettings) else objective.min_brain,
+        with_valid=not isinstance(objective, ThreeTaskSettings),
     )
 
 
@@ -76,21 +73,25 @@ def _validation(stage: Stage, settings: PretrainSettings) -> Validation | None:
     if not cases:
         return None
     contrasts = stage.recipe.data.contrasts
-    sampling = PatchSampling(settings.patch_size_vox, settings.crops_per_case)
-    dataset = PatchDataset(stage.store, cases, contrasts, sampling, VALIDATION_SEED)
+    dataset = PatchDataset(stage.store, cases, contrasts, _sampling(settings), VALIDATION_SEED)
     num_batches = max(1, min(MAX_VALIDATION_BATCHES, len(cases) // settings.batch_size))
+    loss = ask(settings.objective).loss
 
     def measure(model: nn.Module) -> Mapping[str, float]:
         totals: dict[str, float] = {}
-        for number in range(num_batches):
-            first = number * settings.batch_size
-            samples = [dataset[first + n] for n in range(settings.batch_size)]
-            images = torch.cat([sample.image for sample in samples]).to(stage.device)
-            generator = torch.Generator().manual_seed(VALIDATION_SEED + number)
+        watched: dict[str, float] = {}
+        for batch in batches(
+            dataset,
+            first_batch=0,
+            num_batches=num_batches,
+            batch_size=settings.batch_size,
+            num_workers=0,
+        ):
             with torch.inference_mode():
-                parts = _loss(model, Batch(images, None, ()), generator, settings.tasks)
-            for name, value in parts.items():
-                totals[name] = totals.get(name, 0.0) + float(value) / num_batches
-        return {"loss": sum(totals.values()), **totals}
+                losses = loss(model, batch.to(stage.device), VALIDATION_SEED)
+            for sums, values in ((totals, losses.parts), (watched, losses.watched)):
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + float(value) / num_batches
+        return {"loss": sum(totals.values()), **totals, **watched}
 
     return Validation(measure, key="loss", direction="min")

@@ -1,5 +1,6 @@
 """The sections of a recipe: typed, frozen, complete, closed to unknown names.
 
+Pretraining's objectives are in `objectives`, what a section is in `section`.
 Every setting has a default that works and a sentence that says what it does; `recipe explain`
 prints these sentences. How a recipe is read from YAML is in `recipes`.
 """
@@ -8,21 +9,63 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Contrast = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-PatchSize = tuple[Count, Count, Count]
+from brainsegfounder.settings.objectives import (
+    KINDS,
+    ContrastiveSettings,
+    CrossContrastSettings,
+    InpaintingSettings,
+    MaeSettings,
+    MaskingSettings,
+    Objective,
+    RotationSettings,
+    SimMimSettings,
+    ThreeTaskFixedSettings,
+    ThreeTaskSettings,
+)
+from brainsegfounder.settings.section import (
+    Contrast,
+    Count,
+    Fraction,
+    PatchSize,
+    Positive,
+    Section,
+)
 
-
-class Section(BaseModel):
-    """A group of settings: frozen, complete, closed to unknown names."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
+__all__ = [
+    "AS_IT_IS",
+    "KINDS",
+    "AugmentSettings",
+    "Contrast",
+    "ContrastiveSettings",
+    "Count",
+    "CrossContrastSettings",
+    "DataSettings",
+    "FinetuneSettings",
+    "Fraction",
+    "InpaintingSettings",
+    "MaeSettings",
+    "MaskingSettings",
+    "ModelSettings",
+    "Objective",
+    "OptimizerSettings",
+    "PatchSize",
+    "Positive",
+    "PredictSettings",
+    "PreparationSettings",
+    "PretrainSettings",
+    "ReadingSettings",
+    "Recipe",
+    "Region",
+    "RotationSettings",
+    "Section",
+    "SimMimSettings",
+    "SplitSettings",
+    "StageSettings",
+    "ThreeTaskFixedSettings",
+    "ThreeTaskSettings",
+]
 
 
 class ReadingSettings(Section):
@@ -136,50 +179,8 @@ class OptimizerSettings(Section):
     """Largest allowed gradient norm; null never clips."""
     accumulation: Count = 1
     """Batches whose gradients are added before one step."""
-
-
-class RotationSettings(Section):
-    """Which of four quarter turns was applied?"""
-
-    weight: Annotated[float, Field(ge=0.0)] = 1.0
-    """Its share in the total loss."""
-
-
-class ContrastiveSettings(Section):
-    """NT-Xent between the embeddings of two views of a crop."""
-
-    weight: Annotated[float, Field(ge=0.0)] = 1.0
-    """Its share in the total loss."""
-    temperature: Positive = 0.5
-    """Divisor of the cosine similarities."""
-
-
-class InpaintingSettings(Section):
-    """Restore a crop from which blocks were cut out."""
-
-    weight: Annotated[float, Field(ge=0.0)] = 1.0
-    """Its share in the total loss."""
-    max_fraction: Fraction = 0.3
-    """Blocks are cut until a share drawn from U(0, this) of the crop is covered."""
-    min_side: Fraction = 0.05
-    """Smallest block side, as a share of the crop's."""
-    max_side: Fraction = 0.25
-    """Largest block side, as a share of the crop's."""
-    paste_other: bool = True
-    """A second pass pastes blocks of another crop of the batch."""
-
-
-class TaskSettings(Section):
-    """The three pretext tasks and their weights."""
-
-    rotation: RotationSettings = RotationSettings()
-    """Rotation prediction."""
-    contrastive: ContrastiveSettings = ContrastiveSettings()
-    """Contrastive coding."""
-    inpainting: InpaintingSettings = InpaintingSettings()
-    """Inpainting of cut-out blocks."""
-    pooled_heads: bool = False
-    """Heads read the mean token instead of two corner tokens (paper's code: corner tokens)."""
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """The best model is a moving average of the weights with this decay a step; null: none."""
 
 
 class StageSettings(Section):
@@ -197,6 +198,9 @@ class StageSettings(Section):
     """Optimiser and schedule."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the GPU has it, float32 elsewhere."""
+    sharding: Literal["none", "blocks"] = "none"
+    """Several processes: none: each holds the whole model (DDP); blocks: each holds its part of
+    every transformer block (FSDP2)."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that read patches; 0 reads in the training process."""
     validate_every: Count = 100
@@ -219,16 +223,14 @@ class StageSettings(Section):
 class PretrainSettings(StageSettings):
     """Self-supervision (stages 1 and 2)."""
 
-    tasks: TaskSettings = TaskSettings()
-    """The pretext tasks."""
+    objective: Objective = ThreeTaskSettings()
+    """What the network is asked; `kind` says which of five."""
 
     @model_validator(mode="after")
-    def _crop_can_be_turned(self) -> PretrainSettings:
-        if self.patch_size_vox[1] != self.patch_size_vox[2]:
-            raise ValueError(
-                f"patch_size_vox {list(self.patch_size_vox)}: the last two sides must be equal, "
-                "since the rotation task turns them into each other"
-            )
+    def _objective_fits_crop(self) -> PretrainSettings:
+        reason = self.objective.misfit(self.patch_size_vox)
+        if reason:
+            raise ValueError(f"patch_size_vox {list(self.patch_size_vox)}: {reason}")
         return self
 
 
@@ -312,6 +314,12 @@ class Recipe(Section):
                 )
         if self.finetune is not None and not data.regions:
             raise ValueError("data.regions: empty; fine-tuning needs at least one region")
+        objective = None if self.pretrain is None else self.pretrain.objective
+        if isinstance(objective, CrossContrastSettings) and len(data.contrasts) < 2:
+            raise ValueError(
+                f"data.contrasts {list(data.contrasts)}: the objective cross-contrast restores "
+                "contrasts from others, so it needs two or more"
+            )
         return self
 
     @property
