@@ -69,6 +69,11 @@ def world() -> World:
     return World(rank, local_rank, max(1, size), attempt)
 
 
+def slurm_job() -> str | None:
+    """The number of the Slurm job that this process belongs to, or None."""
+    return os.environ.get("SLURM_JOB_ID") or None
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[World]:
     """Find the other processes, and part from them at the end.
