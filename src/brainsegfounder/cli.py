@@ -92,7 +92,8 @@ def _launched(
     dry_run: Annotated[bool, _processes("--dry-run", "Print what would be started.")] = False,
 ) -> bool:
     """Start a verb on several processes where that is asked for; whether it was."""
-    from brainsegfounder.workflows.launch import Resources, launch_verb
+    from brainsegfounder.workflows.launch import launch_verb
+    from brainsegfounder.workflows.order import Resources
 
     resources = Resources(
         nodes,
@@ -212,6 +213,8 @@ def pretrain(
     state = run_pretrain(
         settings, data, out, start=start, fold=fold, resume=resume, may_change=may_change or ()
     )
+    if not _is_main():
+        return
     best = "" if state.best_value is None else f", validation loss {state.best_value:.3f}"
     typer.echo(f"{state.step} steps, best at {state.best_step}{best}: {out}")
 
@@ -237,6 +240,8 @@ def finetune(
     state, scores = run_finetune(
         settings, data, out, start=start, fold=fold, resume=resume, may_change=may_change or ()
     )
+    if not _is_main():
+        return
     typer.echo(f"{state.step} steps, best at {state.best_step}: {out}")
     for region, row in summarise(scores).items():
         typer.echo(f"  {region}: Dice {row.dice_mean:.3f} over {row.num_cases} held-out cases")
@@ -399,6 +404,13 @@ def main() -> None:
         # The reader of our output went away; nothing more can be told to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _is_main() -> bool:
+    """Whether this is the one of several processes that talks to the user."""
+    from brainsegfounder.distributed import world
+
+    return world().is_main
 
 
 def _end_with_refused(refused: dict[str, str]) -> None:

@@ -93,9 +93,11 @@ def joined() -> Iterator[World]:
     try:
         yield me
         wait()
+        dist.destroy_process_group()
     except Interrupted:  # all of us stop after the same step
+        dist.destroy_process_group()
         raise
-    except BaseException as error:
+    except BaseException as error:  # to part now could be to wait for what others never send
         first = alarm.first()
         if first is None:
             alarm.ring(error)
@@ -103,8 +105,6 @@ def joined() -> Iterator[World]:
         raise TrainingError(f"process {me.rank} ends, since another failed: {first}") from None
     finally:
         alarm.stop()
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
 
 def is_joined() -> bool:
@@ -272,6 +272,8 @@ def _find_others(me: World) -> _Alarm:
             )
         torch.cuda.set_device(me.local_rank)
         backend = "cpu:gloo,cuda:nccl"
+    if not me.is_main:  # the main process says what all of them do
+        logging.getLogger(__package__).setLevel(logging.WARNING)
     began_s = time.monotonic()
     dist.init_process_group(backend, timeout=PATIENCE)
     log.debug("%d processes joined in %.1f s", me.size, time.monotonic() - began_s)

@@ -226,10 +226,12 @@ class _Session:
             values["gradient_norm"],
         )
         if self.state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            self.bad_batches = gather_records(self.bad_batches)
             listed = partial(
                 write_text, self.job.bad_batches, json.dumps(self.bad_batches, indent=1)
             )
-            Tell(listed, "the list of bad batches")()
+            if rank() == 0:
+                Tell(listed, "the list of bad batches")()
             raise TrainingError(self._not_finite())
 
     def _validate(self) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from brainsegfounder.distributed import largest, num_processes, rank
 from brainsegfounder.errors import CheckpointError
 from brainsegfounder.training.checkpoint import (
+    Tensors,
     TrainingState,
     check_identity,
     checkpoint_at,
     committed,
     fill,
     read_checkpoint,
-    step_of,
 )
 from brainsegfounder.training.optim import Learner
 
@@ -52,37 +52,36 @@ def resume(folder: Path, learner: Learner, identity: Mapping[str, str | None]) -
         OtherRunError: The checkpoint is of another run.
         CheckpointError: There are checkpoints, and none of them is whole.
     """
-    path, passed_over = _newest(folder) if rank() == 0 else (None, [])
+    passed_over: list[str] = []
+    found = _newest(folder, passed_over) if rank() == 0 else None
     # All processes go on from the one that the main process has found.
-    step = largest(-1 if path is None else step_of(path))
+    step = largest(-1 if found is None else found[0].step)
     if step < 0:
         return Start(TrainingState(identity=dict(identity)))
-    path = path or checkpoint_at(folder, step)
-    state, tensors = read_checkpoint(path)
+    path = checkpoint_at(folder, step)
+    state, tensors = found or read_checkpoint(path)
     check_identity(path, state.identity, identity)
     fill(learner, tensors, path)
-    log.info("going on from step %d (%s)", state.step, path)
-    _tell_other_size(state)
+    if rank() == 0:
+        log.info("going on from step %d (%s)", state.step, path)
+        _tell_other_size(state)
     return Start(state, tuple(passed_over))
 
 
-def _newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is whole, and why newer ones are not taken."""
-    passed_over: list[str] = []
+def _newest(folder: Path, passed_over: list[str]) -> tuple[TrainingState, Tensors] | None:
+    """The newest checkpoint that is whole; why newer ones are not taken is added to a list."""
     for path in reversed(committed(folder)):
         try:
-            read_checkpoint(path)
+            return read_checkpoint(path)
         except CheckpointError as error:
             log.warning("%s Trying the one before.", error)
             passed_over.append(str(error))
-        else:
-            return path, passed_over
     if passed_over:
         raise CheckpointError(
             f"{folder}: none of {len(passed_over)} checkpoints is whole ({passed_over[0]}). Copy "
             "one back from elsewhere, or remove them to begin anew."
         )
-    return None, passed_over
+    return None
 
 
 def _tell_other_size(state: TrainingState) -> None:
