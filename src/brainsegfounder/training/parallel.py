@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -94,14 +95,7 @@ def spread(network: nn.Module, sharding: Sharding = "none") -> Spread:
     if sharding == "blocks":
         sharded = _shard(copy.deepcopy(network))
         return Spread(sharded, sharded, network.to("cpu"))
-    device = next(network.parameters()).device
-    forward = nn.parallel.DistributedDataParallel(
-        network,
-        device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-    )
-    return Spread(network, forward, network)
+    return Spread(network, _average(network), network)
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
@@ -138,6 +132,21 @@ def is_finite(model: nn.Module) -> bool:
 
 def _state(model: nn.Module) -> list[Tensor]:
     return list(model.state_dict().values())
+
+
+def _average(network: nn.Module) -> nn.Module:
+    device = next(network.parameters()).device
+    # Sides of 1 have no order in memory, which PyTorch takes for a wrong one.
+    warnings.filterwarnings("ignore", message="Grad strides do not match")
+    with warnings.catch_warnings():
+        # The new name of the setting would send the buffers, which never change, once.
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.parallel.DistributedDataParallel(
+            network,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
 
 
 def _shard(network: nn.Module) -> nn.Module:
