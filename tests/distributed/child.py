@@ -116,30 +116,32 @@ def gradients(
     }
 
 
+# How many crops one process would read, over how many backward passes, and how they are held.
+CASES: tuple[tuple[str, int, int, tuple[Sharding, ...]], ...] = (
+    ("mae", 4, 2, ("none",)),
+    ("finetune", 2, 1, ("none",)),
+    ("three-task-fixed", 2, 1, ("none", "blocks")),
+    ("three-task", 4, 1, ("none",)),
+)
+
+
 def equality(_: World, __: Path) -> dict[str, Any]:
     """How far two processes are from one with the joined batch, for each objective."""
     found = {}
-    for kind, num_crops, micro in (
-        ("mae", 4, 2),
-        ("finetune", 2, 1),
-        ("three-task-fixed", 4, 1),
-        ("three-task", 4, 1),
-    ):
-        batch, ours = joined_batch(num_crops), num_crops // (2 * micro)
-        starts = [number * 2 * ours for number in range(micro)]
-        ours_of = [part(batch, s + rank() * ours, s + (rank() + 1) * ours) for s in starts]
+    for kind, num_crops, num_passes, shardings in CASES:
+        batch, size = joined_batch(num_crops), num_crops // (2 * num_passes)
+        starts = [number * 2 * size for number in range(num_passes)]
+        ours = [part(batch, s + rank() * size, s + (rank() + 1) * size) for s in starts]
+        got = {sharding: gradients(*problem(kind), ours, sharding) for sharding in shardings}
+        if rank() > 0:
+            continue
         # By definition the mean of two half-batches, each with its own negatives.
-        halves = [0, ours] if kind == "three-task" else starts
-        size = ours if kind == "three-task" else 2 * ours
-        print(kind, time.time(), flush=True)
+        spans = [(0, size), (size, 2 * size)] if kind == "three-task" else None
+        spans = spans or [(s, s + 2 * size) for s in starts]
         with alone():
-            wanted = gradients(*problem(kind), [part(batch, s, s + size) for s in halves])
-        for sharding in ("none", "blocks"):
-            if sharding == "blocks" and kind not in ("mae", "three-task-fixed"):
-                continue
-            print(kind, sharding, time.time(), flush=True)
-            got = gradients(*problem(kind), ours_of, sharding)
-            found[f"{kind} {sharding}"] = _difference(got, wanted)
+            wanted = gradients(*problem(kind), [part(batch, *span) for span in spans])
+        for sharding in shardings:
+            found[f"{kind} {sharding}"] = _difference(got[sharding], wanted)
     return found
 
 
