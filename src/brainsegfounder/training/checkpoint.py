@@ -37,6 +37,7 @@ NUM_KEPT = 2
 # Two are kept, and the next is written beside them.
 NUM_AT_ONCE = NUM_KEPT + 1
 NAME = re.compile(r"^step-(\d{8,})$")
+SUM_LINE = re.compile(r"^([0-9a-f]{64})  ([\w.]+)$", re.MULTILINE)
 UNFINISHED = ".step-*.partial"
 MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 STATE, SUMS = "state.json", "SHA256SUMS"
@@ -167,21 +168,25 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def check_checkpoint(path: Path) -> None:
+def check_checkpoint(path: Path) -> list[str]:
     """Compare every file of a checkpoint with its sum.
+
+    Returns:
+        Names of the files.
 
     Raises:
         CheckpointError: A file is missing or changed; the message names it.
     """
     try:
-        lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
-        sums = {name: sum_ for sum_, _, name in (line.partition("  ") for line in lines)}
-        missing = {MODEL, OPTIMIZER, STATE} - sums.keys()
-        if missing:
-            raise CheckpointError(f"{path / SUMS}: has no sum of {min(missing)}; it was cut off.")
+        text = (path / SUMS).read_bytes().decode("utf-8")
+        sums = {name: sum_ for sum_, name in SUM_LINE.findall(text)}
+        written = "".join(f"{sum_}  {name}\n" for name, sum_ in sums.items())
+        if text != written or not {MODEL, OPTIMIZER, STATE} <= sums.keys():
+            raise CheckpointError(f"{path / SUMS}: changed or cut off since it was written.")
         for name, expected in sums.items():
             if sha256(path / name) != expected:
                 raise CheckpointError(f"{path / name}: changed since it was written.")
+        return list(sums)
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: damaged checkpoint ({error}).") from error
 
@@ -192,10 +197,10 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, Tensors]:
     Raises:
         CheckpointError: A file is missing, changed or not what it should be.
     """
-    check_checkpoint(path)
+    names = check_checkpoint(path)
     try:
         record: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-        tensors = {file.name: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+        tensors = {name: load_file(path / name) for name in names if name != STATE}
         return TrainingState(**record), tensors
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged checkpoint ({error}).") from error
@@ -326,9 +331,10 @@ def _restore_moments(learner: Learner, moments: dict[str, Tensor]) -> None:
     for key_and_name, value in moments.items():
         key, _, name = key_and_name.partition(":")
         # AdamW keeps its step counter on the CPU; its moments lie in memory as the weights do.
+        # A copy in either case: what was read is a view of a file that will be dropped.
         held = parameters[name]
-        place = value if key == "step" else torch.empty_like(held).copy_(placed_like(value, held))
-        learner.optimizer.state[held][key] = place.detach()
+        like = value if key == "step" else held.detach()
+        learner.optimizer.state[held][key] = torch.empty_like(like).copy_(placed_like(value, like))
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
