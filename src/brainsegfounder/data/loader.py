@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -70,10 +71,11 @@ def batches(
         )
     else:
         made = (assembled(make(number, None)) for number in wanted)
-    for parts in made:
-        batch = Batch(**parts)
-        quarantine.add(batch.quarantined)
-        yield batch
+    with contextlib.closing(made):
+        for parts in made:
+            batch = Batch(**parts)
+            quarantine.add(batch.quarantined)
+            yield batch
 
 
 def _make(

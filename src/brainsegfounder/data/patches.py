@@ -20,7 +20,8 @@ from torch import Tensor
 
 from brainsegfounder.data.augment import augment
 from brainsegfounder.data.store import Store, StoredCase
-from brainsegfounder.errors import DataError, StoreError
+from brainsegfounder.errors import DataError, Problem, StoreError
+from brainsegfounder.files import sha256
 from brainsegfounder.settings import AugmentSettings
 from brainsegfounder.volumes.volume import Triple
 
@@ -120,6 +121,7 @@ class PatchDataset:
         self.sampling = sampling
         self.with_valid = sampling.with_valid and any(case.masks for case in self.cases)
         self.seed = seed
+        self._verified: set[str] = set()
 
     def __getitem__(self, number: int) -> Batch:
         """Sample `number` of the run: `crops_per_case` patches of one case."""
@@ -175,7 +177,26 @@ class PatchDataset:
         )
 
     def _crops(self, case: StoredCase, rng: np.random.Generator) -> list[_Crop]:
+        self._verify(case)
         return [self._crop(case, rng) for _ in range(self.sampling.crops_per_case)]
+
+    def _verify(self, case: StoredCase) -> None:
+        """Compare its files with their fingerprints, at the first time that this process reads it.
+
+        Damage may decompress to numbers that are wrong and nothing else.
+        """
+        if case.case in self._verified:
+            return
+        for name, file in case.files.items():
+            if ".reference." in name:  # only for evaluation
+                continue
+            try:
+                found = sha256(self.store.folder / "cases" / name)
+            except OSError as error:
+                raise _damaged(name, str(error)) from error
+            if found != file.sha256:
+                raise _damaged(name, f"sha256 {found[:12]}", f"{file.sha256[:12]}, as was written")
+        self._verified.add(case.case)
 
     def _crop(self, case: StoredCase, rng: np.random.Generator) -> _Crop:
         """One patch of a case, augmented."""
@@ -251,10 +272,12 @@ def _check_plausible(image: Tensor, case: StoredCase) -> None:
     """Refuse intensities that no preparation gives."""
     low, high = (float(value) for value in torch.aminmax(image))
     if not (low >= -LARGEST_INTENSITY and high <= LARGEST_INTENSITY):
-        raise StoreError(
-            f"{case.case}: intensities from {low:g} to {high:g} found; expected numbers within "
-            f"{LARGEST_INTENSITY:g}. Prepare the case again: the same command mends the store."
-        )
+        raise _damaged(case.case, f"intensities from {low:g} to {high:g}")
+
+
+def _damaged(name: str, found: str, expected: str = "what was written") -> StoreError:
+    advice = "Prepare the case again: the same command mends the store."
+    return StoreError(Problem("store_file_damaged", name, found, expected, advice))
 
 
 def _stacked(parts: Sequence[NDArray[Any] | None]) -> Tensor | None:
@@ -271,11 +294,8 @@ def _cut(array: Any, start: Triple, size: Triple) -> NDArray[Any]:
         widths.append((low - first, first + length - high))
     try:
         voxels = np.asarray(array[tuple(spans)])
-    except (OSError, RuntimeError, ValueError) as error:
-        raise StoreError(
-            f"a file of the store cannot be read ({error}); expected a whole array. Prepare the "
-            "case again: the same command mends the store."
-        ) from error
+    except (OSError, RuntimeError, ValueError, ArithmeticError) as error:
+        raise _damaged("an array of the store", f"cannot be read ({error})") from error
     if np.any(widths):
         return np.pad(voxels, widths)
     # A part of a mapped file is not in memory yet, and cannot be changed.

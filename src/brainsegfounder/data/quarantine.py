@@ -12,6 +12,8 @@ from brainsegfounder.files import write_text
 
 log = logging.getLogger(__name__)
 
+# Where a run lists them, in its folder.
+QUARANTINE_NAME = "quarantine.json"
 # Share of a run's cases that may be unreadable; one always may.
 MAX_SHARE = 0.01
 

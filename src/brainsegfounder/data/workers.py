@@ -17,7 +17,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Generator, MutableSequence, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -60,7 +60,7 @@ def made_ahead(
     num_workers: int,
     name_of: Callable[[int], str],
     patience_s: float = PATIENCE_S,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Make batches in other processes, a few ahead of what is asked for.
 
     Args:

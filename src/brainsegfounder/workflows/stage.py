@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling, batches
+from brainsegfounder.data.quarantine import QUARANTINE_NAME, Quarantine
 from brainsegfounder.data.splits import Split, split_subjects
 from brainsegfounder.data.store import Store, StoredCase, check_store, open_store
 from brainsegfounder.distributed import num_processes, rank, wait, world
@@ -193,6 +194,7 @@ def run_stage(
     """Train a stage to its end, keeping its best model in the run's `model` folder."""
     settings, recipe = stage.settings, stage.recipe
     dataset = PatchDataset(stage.store, cases, recipe.data.contrasts, sampling, recipe.seed)
+    quarantine = Quarantine(len(cases), stage.run.folder / QUARANTINE_NAME)
 
     def source(first_sample: int) -> Iterator[Batch]:
         return batches(
@@ -205,6 +207,7 @@ def run_stage(
             first_sample=first_sample,
             rank=rank(),
             num_processes=num_processes(),
+            quarantine=quarantine,
         )
 
     with progress(settings.steps, what, shown=rank() == 0) as report:
