@@ -81,7 +81,7 @@ def toy_validation() -> Validation:
 def toy_job(folder: Path, settings: dict[str, Any] | None = None, **changes: Any) -> Job:
     """A job of 60 short steps with dropout, a moving average and a validation."""
     optimizer = {"peak_lr": 0.01, "warmup_steps": 2, "ema_decay": 0.9}
-    every = {"steps": STEPS, "checkpoint_every": INTERVAL, "validate_every": 4}
+    every = {"steps": STEPS, "checkpoint_every": INTERVAL, "validate_every": 4, "batch_size": 1}
     values: dict[str, Any] = {
         "settings": StageSettings.model_validate(
             {**every, "optimizer": optimizer, **(settings or {})}

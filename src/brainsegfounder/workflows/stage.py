@@ -194,7 +194,9 @@ def run_stage(
     """Train a stage to its end, keeping its best model in the run's `model` folder."""
     settings, recipe = stage.settings, stage.recipe
     dataset = PatchDataset(stage.store, cases, recipe.data.contrasts, sampling, recipe.seed)
-    quarantine = Quarantine(len(cases), stage.run.folder / QUARANTINE_NAME)
+    # What another process cannot read, it lists by itself.
+    listed = QUARANTINE_NAME if rank() == 0 else f"process-{rank()}.{QUARANTINE_NAME}"
+    quarantine = Quarantine(len(cases), stage.run.folder / listed)
 
     def source(first_sample: int) -> Iterator[Batch]:
         return batches(

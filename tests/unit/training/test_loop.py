@@ -68,6 +68,7 @@ def _job(folder: Path, ear: Ear, steps: int = 12, **changes: Any) -> Job:
     settings = StageSettings.model_validate(
         {
             "steps": steps,
+            "batch_size": 1,
             "checkpoint_every": 1,
             "validate_every": 4,
             "optimizer": {"peak_lr": 0.01, "warmup_steps": 2, "accumulation": 2},
