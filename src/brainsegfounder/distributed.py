@@ -24,8 +24,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import TCPStore
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from brainsegfounder.errors import Interrupted, TrainingError, UsageError
 
@@ -216,10 +214,9 @@ class _Alarm:
     """Through it a process that fails tells the others, also those that wait for it in vain."""
 
     def __init__(self, me: World) -> None:
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # A client of its own: the group's is locked while the group waits for something.
-        self._board = TCPStore(address, port, is_master=False, timeout=PATIENCE)
-        self._key = f"brainsegfounder/failed/{me.attempt}"
+        self._board = _board(me)
+        self._key = "brainsegfounder/failed"
         self._rank = me.rank
         self._ended = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -229,13 +226,15 @@ class _Alarm:
         with contextlib.suppress(RuntimeError):
             reason = f"process {self._rank}: {type(error).__name__}: {error}"
             self._board.set(self._key, reason[:2000])
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
         get_error_handler().record_exception(error)  # so that torchrun shows it first
 
     def first(self) -> str | None:
         """Who failed and why, or None where no one has told."""
         with contextlib.suppress(RuntimeError):
             if self._board.check([self._key]):
-                return self._board.get(self._key).decode()
+                return str(self._board.get(self._key), "utf-8")
         return None
 
     def stop(self) -> None:
@@ -254,6 +253,22 @@ class _Alarm:
             return bool(self._board.check([self._key]))
         except RuntimeError:  # whoever keeps the board is gone
             return True
+
+
+def _board(me: World) -> Any:
+    """Where the processes of this attempt leave notes for each other.
+
+    torchrun keeps what those of an earlier attempt have left (pytorch/pytorch#135712), whom nobody
+    can reach any more. On several machines, where attempts are not counted alike, `--launch slurm`
+    has it begin with an empty one.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        address, port, is_master=False, timeout=PATIENCE
+    )
+    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(me.size)
+    prefix = f"attempt {me.attempt if on_one_machine else 0}"
+    return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
 
 
 def _find_others(me: World) -> _Alarm:
@@ -275,7 +290,12 @@ def _find_others(me: World) -> _Alarm:
     if not me.is_main:  # the main process says what all of them do
         logging.getLogger(__package__).setLevel(logging.WARNING)
     began_s = time.monotonic()
-    dist.init_process_group(backend, timeout=PATIENCE)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        dist.init_process_group(
+            backend, store=_board(me), rank=me.rank, world_size=me.size, timeout=PATIENCE
+        )
+    else:
+        dist.init_process_group(backend, timeout=PATIENCE)
     log.debug("%d processes joined in %.1f s", me.size, time.monotonic() - began_s)
     return _Alarm(me)
 

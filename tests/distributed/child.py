@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from brainsegfounder import distributed
 from brainsegfounder.data.loader import Batch
 from brainsegfounder.distributed import (
     World,
@@ -29,8 +30,10 @@ from brainsegfounder.distributed import (
     num_processes,
     rank,
 )
+from brainsegfounder.errors import BrainSegFounderError, Interrupted, TrainingError
 from brainsegfounder.models import scales
 from brainsegfounder.models.swin_unetr import SwinUNETR
+from brainsegfounder.runs import Run
 from brainsegfounder.settings import (
     MaeSettings,
     Objective,
@@ -38,6 +41,7 @@ from brainsegfounder.settings import (
     ThreeTaskFixedSettings,
     ThreeTaskSettings,
 )
+from brainsegfounder.training import loop as training_loop
 from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.training.job import Job, LossFunction, Validation
 from brainsegfounder.training.loop import train
@@ -112,7 +116,9 @@ def gradients(
             (value / len(parts)).backward()
         total += means({"loss": float(value.detach())})["loss"] / len(parts)
     return total, {
-        name: whole_tensor(p.grad) for name, p in held.model.named_parameters() if p.grad is not None
+        name: whole_tensor(p.grad)
+        for name, p in held.model.named_parameters()
+        if p.grad is not None
     }
 
 
@@ -254,8 +260,6 @@ def weights(network: nn.Module) -> dict[str, list[float]]:
 
 def stopped(out: Path, step: int, **changes: Any) -> dict[str, Any]:
     """A run that one process has a signal in: what each process was told."""
-    from brainsegfounder.errors import Interrupted
-
     seen: list[int] = []
     try:
         train(tiny_network(), tiny_job(out, 50, seen, loss=until(step, stop), **changes), CPU)
@@ -289,16 +293,13 @@ def sharded(_: World, out: Path) -> dict[str, Any]:
 
 def skip(_: World, out: Path) -> dict[str, Any]:
     """Losses of rank 1 that are not numbers: once, then time after time."""
-    from brainsegfounder.errors import TrainingError
-    from brainsegfounder.training import loop
-
     learners: list[Any] = []
 
     def kept(*values: Any) -> Any:
         learners.append(make_learner(*values))
         return learners[-1]
 
-    loop.make_learner = kept  # type: ignore[assignment]
+    training_loop.make_learner = kept  # type: ignore[assignment]
     snapshots: list[Any] = []
 
     def snapshot() -> Any:
@@ -370,8 +371,14 @@ def finite(_: World, __: Path) -> dict[str, Any]:
     return {"before": before, "after": gather_records([is_finite(network)])}
 
 
+def begin(_: World, out: Path) -> None:
+    """Ten steps, then a signal."""
+    tiny_run(out, loss=until(10, stop))
+
+
 def fail(_: World, out: Path) -> None:
     """Rank 1 fails while rank 0 is at something that has no end."""
+    distributed.GRACE_S = 1.0
     tiny_run(out, loss=until(3, _hang, on_rank=0) if rank() == 0 else until(3, _raise))
 
 
@@ -385,11 +392,9 @@ def _raise(_: Losses) -> None:
 
 def restart(me: World, out: Path) -> dict[str, Any]:
     """Rank 1 is killed at step 12, then at step 31; the third attempt has no fault."""
-    from brainsegfounder.runs import Run
-
     run, seen = Run(out), []
     out.mkdir(exist_ok=True)
-    faults = {0: 12, 1: 31 - 10}
+    faults = {0: 12, 1: 31 - 10}  # the second attempt begins after step 10
     changes: dict[str, Any] = {"record": run.record, "resumed": run.rewind}
     if me.attempt in faults:
         changes["loss"] = until(faults[me.attempt], _die)
@@ -419,4 +424,10 @@ def main() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    try:
+        main()
+    except Interrupted as stopped_by:
+        sys.exit(stopped_by.exit_code)
+    except BrainSegFounderError as error:  # as on the command line
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

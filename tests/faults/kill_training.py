@@ -55,7 +55,7 @@ def toy_network() -> nn.Module:
 
 
 def toy_batches(first: int) -> Iterator[ToyBatch]:
-    number = first
+    number = first // 2  # the settings say two samples a batch
     while True:
         image = torch.randn(6, 4, generator=torch.Generator().manual_seed(number))
         yield ToyBatch(image, (f"case-{number}",), (number,))
@@ -81,7 +81,7 @@ def toy_validation() -> Validation:
 def toy_job(folder: Path, settings: dict[str, Any] | None = None, **changes: Any) -> Job:
     """A job of 60 short steps with dropout, a moving average and a validation."""
     optimizer = {"peak_lr": 0.01, "warmup_steps": 2, "ema_decay": 0.9}
-    every = {"steps": STEPS, "checkpoint_every": INTERVAL, "validate_every": 4, "batch_size": 1}
+    every = {"steps": STEPS, "checkpoint_every": INTERVAL, "validate_every": 4}
     values: dict[str, Any] = {
         "settings": StageSettings.model_validate(
             {**every, "optimizer": optimizer, **(settings or {})}

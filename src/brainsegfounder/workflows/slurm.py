@@ -34,6 +34,8 @@ SCRIPT = """\
 set -u
 # This script runs on the first node, so all others find that one by its name.
 meet="$(hostname):$((20000 + SLURM_JOB_ID % 20000))"
+# Processes that are started again must not read what those before them have left.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # torchrun passes Slurm's warning on, and gives the run time to save.
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 PET_SHUTDOWN_TIMEOUT={saving}
 export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{threads}}}"

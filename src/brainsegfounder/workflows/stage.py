@@ -16,7 +16,7 @@ from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling, batc
 from brainsegfounder.data.quarantine import QUARANTINE_NAME, Quarantine
 from brainsegfounder.data.splits import Split, split_subjects
 from brainsegfounder.data.store import Store, StoredCase, check_store, open_store
-from brainsegfounder.distributed import num_processes, rank, wait, world
+from brainsegfounder.distributed import largest, num_processes, rank, wait, world
 from brainsegfounder.errors import RecipeError, UsageError
 from brainsegfounder.files import sha256
 from brainsegfounder.inference.model_config import WEIGHTS_NAME, ModelConfig, config_of, read_config
@@ -150,9 +150,11 @@ def open_stage(
 
 def _open(out: Path, recipe: Recipe, *, resume: bool, may_change: Collection[str]) -> Run:
     """Make or reopen a run's folder: the main process does, and the others find it there."""
+    # Where all processes are started again after one failed, it is this very run that goes on.
+    # On several machines only the launcher on that of the failed process has counted it.
+    resume = resume or largest(world().attempt) > 0
     if rank() == 0:
-        # All processes are started again after one failed: it is this very run that goes on.
-        run = open_run(out, recipe, resume=resume or world().attempt > 0, may_change=may_change)
+        run = open_run(out, recipe, resume=resume, may_change=may_change)
     wait()
     return run if rank() == 0 else Run(out)
 

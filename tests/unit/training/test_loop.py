@@ -51,7 +51,7 @@ def _network() -> nn.Module:
 
 
 def _batches(first: int) -> Iterator[ToyBatch]:
-    number = first
+    number = first // 2  # the settings say two samples a batch
     while True:
         image = torch.randn(6, 4, generator=torch.Generator().manual_seed(number))
         yield ToyBatch(image, numbers=(number,))
@@ -68,7 +68,6 @@ def _job(folder: Path, ear: Ear, steps: int = 12, **changes: Any) -> Job:
     settings = StageSettings.model_validate(
         {
             "steps": steps,
-            "batch_size": 1,
             "checkpoint_every": 1,
             "validate_every": 4,
             "optimizer": {"peak_lr": 0.01, "warmup_steps": 2, "accumulation": 2},
