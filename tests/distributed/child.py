@@ -287,7 +287,6 @@ def sharded(_: World, out: Path) -> dict[str, Any]:
     first = stopped(out / "both", 23, sharding="blocks")
     files = sorted(path.name for path in (out / "both/checkpoints").glob("*/*"))
     _, resumed, _ = tiny_run(out / "both")
-    _, again, _ = tiny_run(out / "sharded", sharding="blocks")
     return {**first, "files": files, "weights": [weights(network), weights(resumed)]}
 
 
@@ -335,6 +334,7 @@ def skip(_: World, out: Path) -> dict[str, Any]:
         "skipped": [record["step"] for record in records if record.get("skipped")],
         "step": state.step,
         "ended": gather_records([ended]),
+        "bad batches": json.loads((out / "always/bad_batches.json").read_text()),
     }
 
 

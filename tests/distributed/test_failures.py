@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from brainsegfounder.runs import Run
 
 CHILD = Path(__file__).with_name("child.py")
@@ -28,6 +30,7 @@ def test_F23_where_one_process_fails_the_others_end_soon(run_task, tmp_path):
     assert "Traceback" not in waiting[1]
 
 
+@pytest.mark.slow
 def test_F23_and_F26_torchrun_starts_again_and_the_run_goes_on(tmp_path):
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     words += ["--nproc-per-node=2", "--max-restarts=3", "--monitor-interval=0.1"]
