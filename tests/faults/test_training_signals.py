@@ -326,6 +326,11 @@ def test_F11_the_command_line_ends_with_143_and_goes_on_with_resume(cohort, tmp_
     assert child.returncode == 143, told
     assert "Traceback" not in told
     assert "--resume" in told
+    words += ["--set", "pretrain.num_workers=1"]
+    refused = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert refused.returncode == 2
+    assert "pretrain.num_workers was 0, now 1" in refused.stderr
+    words += ["--allow-config-change", "pretrain.num_workers"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "going on from step" in done.stderr

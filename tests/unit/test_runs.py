@@ -66,7 +66,7 @@ def test_F07_a_field_that_is_allowed_to_change_may_and_no_other(tmp_path, recipe
 
 
 def test_F07_a_field_that_no_recipe_has_cannot_be_allowed(tmp_path, recipe):
-    with pytest.raises(RecipeError, match="did you mean 'pretrain.num_workers'"):
+    with pytest.raises(RecipeError, match=r"did you mean 'pretrain\.num_workers'"):
         open_run(tmp_path / "run", recipe, resume=True, may_change=["pretrain.num_worker"])
     assert not (tmp_path / "run").exists()
 
