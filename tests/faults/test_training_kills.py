@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -86,7 +87,7 @@ def test_F02_the_harness_sees_a_checkpoint_that_is_lost(harness, whole, tmp_path
 
 
 def test_the_script_stops_at_its_time_and_says_how_many_it_killed(tmp_path):
-    words = [sys.executable, __file__.replace("test_training_kills", "kill_training")]
+    words = [sys.executable, str(Path(__file__).with_name("kill_training.py"))]
     out = tmp_path / "kills.json"
     done = subprocess.run(
         [*words, "--kills", "1000", "--seconds", "1", "--out", str(out)],
