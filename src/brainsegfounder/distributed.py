@@ -219,7 +219,8 @@ class _Alarm:
         self._key = "brainsegfounder/failed"
         self._rank = me.rank
         self._ended = threading.Event()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def ring(self, error: BaseException) -> None:
         """Tell that this process has failed."""
@@ -240,6 +241,8 @@ class _Alarm:
     def stop(self) -> None:
         """Listen no more."""
         self._ended.set()
+        # An interpreter that ends while a thread is asking aborts; an answer takes no time.
+        self._listener.join(GRACE_S)
 
     def _listen(self) -> None:
         while not self._ended.wait(ASK_EVERY_S):

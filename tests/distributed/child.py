@@ -234,12 +234,12 @@ def tiny_run(out: Path, steps: int = 50, **changes: Any) -> tuple[TrainingState,
 
 
 def until(step: int, act: Any, on_rank: int = 1) -> Any:
-    """The tiny loss, with something that happens in one process in a step (of two batches)."""
+    """The tiny loss, with something that happens once, in one process and step (of two batches)."""
     calls = iter(range(10**6))
 
     def loss(model: nn.Module, batch: Any, seed: int) -> Losses:
         losses = tiny_loss(model, batch, seed)
-        if next(calls) // 2 + 1 == step and rank() == on_rank:
+        if next(calls) == 2 * (step - 1) and rank() == on_rank:
             return act(losses) or losses
         return losses
 

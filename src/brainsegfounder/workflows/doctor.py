@@ -19,6 +19,7 @@ EXTRAS = (
     ("dcm2niix", "DICOM input", "dicom"),
     ("deepbet", "brain extraction", "strip"),
     ("pyarrow", "manifests as Parquet", "parquet"),
+    ("submitit", "job arrays on Slurm", "cluster"),
     ("monai", "baselines and oracle tests", "baselines"),
 )
 
