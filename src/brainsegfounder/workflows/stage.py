@@ -20,6 +20,7 @@ from brainsegfounder.data.store import Store, StoredCase, check_store, open_stor
 from brainsegfounder.errors import RecipeError, UsageError
 from brainsegfounder.files import sha256
 from brainsegfounder.inference.model_config import WEIGHTS_NAME, ModelConfig, config_of, read_config
+from brainsegfounder.models.decoder_transfer import load_decoder
 from brainsegfounder.models.weights import LoadReport, load_encoder, load_state
 from brainsegfounder.recipes import dump_recipe
 from brainsegfounder.runs import Run, open_run, progress, write_provenance
@@ -281,9 +282,10 @@ def _transfer(
             config.name,
             ", ".join(config.provenance["trained_on"]),
         )
+    state = load_state(weights)
     report = load_encoder(
         network,
-        load_state(weights),
+        state,
         source_contrasts=config.contrasts,
         target_contrasts=recipe.data.contrasts,
         source_merging=config.merging,
@@ -291,8 +293,19 @@ def _transfer(
         generator=torch.Generator().manual_seed(recipe.seed),
         source=str(weights),
     )
+    kept: tuple[str, ...] = ()
+    if settings.transfer == "encoder+decoder":
+        kept = load_decoder(
+            network,
+            state,
+            source_contrasts=config.contrasts,
+            target_contrasts=recipe.data.contrasts,
+            source=str(weights),
+        )
     facts = {
         "name": config.name,
+        "transfer": settings.transfer,
+        "initial_in_decoder": list(kept),
         "weights_sha256": sha256(weights),
         "trained_on": config.provenance.get("sha256", config.provenance.get("trained_on", {})),
         "seen_scans": config.provenance.get("seen_scans", []),
