@@ -153,8 +153,8 @@ class ModelSettings(Section):
     """The network."""
 
     scale: Literal["nano", "nano-small", "nano-big", "tiny", "small", "big"] = "tiny"
-    """Width and depth: nano 4 M, tiny 62 M, small 64 M, big 69 M parameters; nano-small and nano-big
-    are as deep as small and big, and as narrow as nano."""
+    """Width and depth: nano 4 M, tiny 62 M, small 64 M, big 69 M parameters; nano-small and
+    nano-big are as deep as small and big, and as narrow as nano."""
     merging: Literal["complete", "legacy", "v2"] = "complete"
     """Order of the eight corners in patch merging; published weights need legacy."""
     dropout: Fraction = 0.0
