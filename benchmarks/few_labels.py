@@ -4,8 +4,8 @@
         --arm scratch --arm mae=stage1_mae --arm mae-decoder=stage1_mae:encoder+decoder
 
 One fold is tested. Of the other subjects, each seed draws the same share for every arm; the rest
-are left out (`data.exclude_subjects`). A seed also fixes weights, patches and augmentation. Finished
-runs are not repeated, and a run that was cut off goes on.
+are left out (`data.exclude_subjects`). A seed also fixes weights, patches and augmentation.
+Finished runs are not repeated, and a run that was cut off goes on.
 """
 
 from __future__ import annotations
