@@ -318,6 +318,15 @@ def test_I71_an_unexpected_label_is_refused_when_it_is_read(bench, value):
     assert caught.value.problem.expected == "0, 1, 2, 4"
 
 
+def test_I71_the_refusal_of_a_label_names_the_legal_ones_and_both_ways_out(bench):
+    path = bench.image(np.resize([0, 1, 3], (24, 24, 24)).astype(np.int16))
+    with pytest.raises(LabelError) as caught:
+        read_labels(path, legal={"enhancing": 4, "necrosis": 1})
+    assert caught.value.problem.expected == "0, 1 necrosis, 4 enhancing"
+    assert "`data.labels`" in caught.value.problem.advice
+    assert "`reading.label_map`" in caught.value.problem.advice
+
+
 def test_I71_labels_are_replaced_on_request_all_at_once(bench, codes):
     path = bench.image(np.resize([0, 1, 2, 3], (24, 24, 24)).astype(np.int16))
     asked = ReadingSettings(label_map={3: 4, 1: 2, 2: 1})

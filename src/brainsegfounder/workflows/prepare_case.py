@@ -110,7 +110,7 @@ def _do_case(job: CaseJob) -> CaseDone:
             masks=case.masks,
             reading=plan.reading,
             volumes=case.volumes,
-            legal=None if job.labels is None else tuple(job.labels.values()),
+            legal=job.labels,
         )
     check_unchanged(files, hashes)
     stored = write_case(
