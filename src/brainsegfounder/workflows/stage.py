@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling, batches
-from brainsegfounder.data.splits import Split, split_subjects
+from brainsegfounder.data.splits import Split, folds_of_data, split_subjects
 from brainsegfounder.data.store import Store, StoredCase, check_store, open_store
 from brainsegfounder.errors import RecipeError, UsageError
 from brainsegfounder.files import sha256
@@ -129,6 +129,8 @@ def open_stage(
     run = open_run(out, recipe, resume=resume)
     device = choose_device()
     facts = {"device": device_name(device), "seed": recipe.seed, "sha256": identity, "fold": fold}
+    if fold is not None:
+        facts["folds_from"] = split.folds_from
     travelling = _write_facts(run, facts, store, split, start_facts)
     return Stage(
         recipe=recipe,
@@ -251,8 +253,9 @@ def _check_unseen(
 
 def _split(store: Store, recipe: Recipe, fold: int | None) -> Split:
     excluded = set(recipe.data.exclude_subjects)
-    subjects = [case.subject for case in store.cases if case.subject not in excluded]
-    return split_subjects(subjects, recipe.split, fold)
+    cases = [case for case in store.cases if case.subject not in excluded]
+    folds = None if fold is None else folds_of_data(cases)
+    return split_subjects([case.subject for case in cases], recipe.split, fold, folds)
 
 
 def _inherit_merging(recipe: Recipe, start: Path | None) -> Recipe:
