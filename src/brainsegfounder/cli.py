@@ -37,6 +37,14 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="section.field=value over the recipe; repeatable.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+MayChange = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-config-change",
+        metavar="FIELD",
+        help="section.field that may differ from the run that --resume goes on with; repeatable.",
+    ),
+]
 Layout = Annotated[str, typer.Option("--layout", help="How the input is laid out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print for machines.")]
 
@@ -112,13 +120,16 @@ def pretrain(
     fold: Fold = None,
     overrides: Overrides = None,
     resume: Resume = False,
+    may_change: MayChange = None,
 ) -> None:
     """Self-supervised training: stage 1, or stage 2 with --from."""
     from brainsegfounder.recipes import load_recipe
     from brainsegfounder.workflows.pretrain import run_pretrain
 
     settings = load_recipe(recipe, overrides or [])
-    state = run_pretrain(settings, data, out, start=start, fold=fold, resume=resume)
+    state = run_pretrain(
+        settings, data, out, start=start, fold=fold, resume=resume, may_change=may_change or ()
+    )
     best = "" if state.best_value is None else f", validation loss {state.best_value:.3f}"
     typer.echo(f"{state.step} steps, best at {state.best_step}{best}: {out}")
 
@@ -132,6 +143,7 @@ def finetune(
     fold: Fold = None,
     overrides: Overrides = None,
     resume: Resume = False,
+    may_change: MayChange = None,
 ) -> None:
     """Supervised training of a segmentation model, tested on subjects it never saw."""
     from brainsegfounder.evaluation.metrics import summarise
@@ -139,7 +151,9 @@ def finetune(
     from brainsegfounder.workflows.finetune import run_finetune
 
     settings = load_recipe(recipe, overrides or [])
-    state, scores = run_finetune(settings, data, out, start=start, fold=fold, resume=resume)
+    state, scores = run_finetune(
+        settings, data, out, start=start, fold=fold, resume=resume, may_change=may_change or ()
+    )
     typer.echo(f"{state.step} steps, best at {state.best_step}: {out}")
     for region, row in summarise(scores).items():
         typer.echo(f"  {region}: Dice {row.dice_mean:.3f} over {row.num_cases} held-out cases")

@@ -95,3 +95,8 @@ class _Gather(torch.autograd.Function):
 def rank() -> int:
     """This process's number among those it is joined with."""
     return dist.get_rank() if is_joined() else 0
+
+
+def slurm_job() -> str | None:
+    """The number of the Slurm job that this process belongs to, or None."""
+    return os.environ.get("SLURM_JOB_ID") or None

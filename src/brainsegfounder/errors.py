@@ -11,7 +11,9 @@
     │   └── StoreError                3   a store is damaged or was prepared otherwise
     └── RunError                      1   a run could not be finished
         ├── TrainingError             1   the loss is not a number, no gradient, ...
-        ├── CheckpointError           1   a checkpoint is damaged or belongs to another run
+        ├── CheckpointError           1   a checkpoint is damaged
+        │   └── OtherRunError         1   a checkpoint belongs to another run
+        ├── SaveError                 74  nothing can be saved, time after time; what was is kept
         └── WeightsError              1   weights do not fit the model
 
 A message says: which file or field, what was found, what was expected, what to do. What is wrong
@@ -107,7 +109,17 @@ class TrainingError(RunError):
 
 
 class CheckpointError(RunError):
-    """A checkpoint is damaged or belongs to another run."""
+    """A checkpoint is damaged, or cannot be written."""
+
+
+class OtherRunError(CheckpointError):
+    """A checkpoint belongs to another recipe, data set, split or start."""
+
+
+class SaveError(RunError):
+    """What a run makes cannot be saved, time after time; what was saved before is kept."""
+
+    exit_code = 74
 
 
 class WeightsError(RunError):

@@ -3,7 +3,8 @@
 RUN/
 recipe.resolved.yaml   the complete recipe; feeding it back repeats the run
 provenance.json        versions, code state, command, device, fingerprints, seeds
-metrics.jsonl          one record a step and a validation
+metrics.jsonl          one record a step, a validation and a resume
+bad_batches.json       which batches ended it, where loss or gradient was not finite
 checkpoints/           see training/checkpoint.py
 model/                 the best model so far, as a model folder
 test/                  fine-tuning: label files and scores of the held-out cases
@@ -13,18 +14,20 @@ report.html            pictures and tables
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import logging
+import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.progress import (
@@ -37,12 +40,13 @@ from rich.progress import (
 )
 
 from brainsegfounder.errors import OutputExistsError, RecipeError
-from brainsegfounder.files import check_new_folder, restore_folder, write_text
+from brainsegfounder.files import check_new_folder, restore_folder, sha256, write_text
 from brainsegfounder.recipes import dump_recipe, load_recipe
 from brainsegfounder.settings import Recipe
 
 log = logging.getLogger(__name__)
 
+RECIPE_NAME = "recipe.resolved.yaml"
 RESEARCH_ONLY = "Research use only. Not a medical device."
 PACKAGES = ("brainsegfounder", "torch", "numpy", "scipy", "nibabel", "blosc2", "safetensors")
 SECONDS_BETWEEN_LINES = 60.0
@@ -50,9 +54,25 @@ SECONDS_BETWEEN_LINES = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An opened run folder."""
+    """An opened run folder.
+
+    Attributes:
+        folder: Where it is.
+        changes: Which fields of the recipe are not as the run was started with, each a sentence.
+    """
 
     folder: Path
+    changes: tuple[str, ...] = ()
+
+    @property
+    def recipe_sha256(self) -> str:
+        """Of the recipe the run was started with."""
+        return sha256(self.folder / RECIPE_NAME)
+
+    @property
+    def bad_batches(self) -> Path:
+        """Where the batches are named that ended it."""
+        return self.folder / "bad_batches.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -66,11 +86,16 @@ class Run:
 
     def record(self, values: Mapping[str, float | int | str]) -> None:
         """Append one record to `metrics.jsonl`."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        line = json.dumps(values).encode() + b"\n"
+        with (self.folder / "metrics.jsonl").open("ab+") as file:
+            if file.tell() and _last_byte(file) != b"\n":
+                line = b"\n" + line  # the one before was cut off by a full disk
+            file.write(line)
 
     def rewind(self, step: int) -> None:
         """Drop records beyond a step, as a resumed run makes these steps again."""
+        if not (self.folder / "metrics.jsonl").is_file():
+            return
         kept = [record for record in self.records() if record.get("step", 0) <= step]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_text(self.folder / "metrics.jsonl", text)
@@ -87,23 +112,29 @@ class Run:
         return [record for record in records if kind is None or record.get("kind") == kind]
 
 
-def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
+def open_run(
+    folder: Path, recipe: Recipe, *, resume: bool, may_change: Collection[str] = ()
+) -> Run:
     """Make a run's folder, or reopen it to go on.
 
     Args:
         folder: Where.
         recipe: What to run; saved as `recipe.resolved.yaml`.
         resume: Go on in a folder that has a run of the same recipe.
+        may_change: Fields that may be other than the run was started with, such as
+            `pretrain.num_workers`. What it was started with stays in `recipe.resolved.yaml`.
 
     Raises:
         OutputExistsError: It has content and `resume` is off.
-        RecipeError: It was started with another recipe; the message names the fields.
+        RecipeError: It was started with another recipe, or `may_change` names no field of it; the
+            message names the fields.
     """
-    saved = folder / "recipe.resolved.yaml"
+    _check_fields(may_change, recipe)
+    saved = folder / RECIPE_NAME
     if resume and saved.is_file():
-        _check_same_recipe(load_recipe(saved), recipe, folder)
+        changes = _check_same_recipe(load_recipe(saved), recipe, folder, may_change)
         restore_folder(Run(folder).model)
-        return Run(folder)
+        return Run(folder, changes)
     if saved.is_file():
         raise OutputExistsError(
             f"{folder}: holds a run already; expected a new folder. Add --resume to go on with "
@@ -174,18 +205,40 @@ def _line_reporter(total: int, what: str, start: int) -> Callable[..., None]:
     return report
 
 
-def _check_same_recipe(found: Recipe, wanted: Recipe, folder: Path) -> None:
+def _check_same_recipe(
+    found: Recipe, wanted: Recipe, folder: Path, may_change: Collection[str]
+) -> tuple[str, ...]:
+    """Refuse a change of a field that may not; give those that may, each as a sentence."""
     one, other = _flat(found.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
-    changed = [
-        f"{field} was {one.get(field)}, now {other.get(field)}"
+    changed = {
+        field: f"{field} was {one.get(field)}, now {other.get(field)}"
         for field in sorted(one.keys() | other.keys())
         if one.get(field) != other.get(field)
-    ]
-    if changed:
+    }
+    refused = [told for field, told in changed.items() if field not in may_change]
+    if refused:
         raise RecipeError(
-            f"{folder}: started with another recipe ({'; '.join(changed[:5])}). "
-            "Give the same recipe to resume, or another --out."
+            f"{folder}: started with another recipe ({'; '.join(refused[:5])}). "
+            "Give the same recipe to resume, or another --out; a change that you want needs "
+            "--allow-config-change FIELD."
         )
+    for told in changed.values():
+        log.warning("%s: goes on with another recipe: %s", folder, told)
+    return tuple(changed.values())
+
+
+def _check_fields(names: Collection[str], recipe: Recipe) -> None:
+    fields = _flat(recipe.model_dump(mode="json"))
+    for name in names:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            advice = f"did you mean '{near[0]}'?" if near else "recipe show lists them."
+            raise RecipeError(f"--allow-config-change {name}: no such field; {advice}")
+
+
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ CLASSES = {
 DRAWN = [
     (len(indent) // 4, name, int(code))
     for indent, name, code in re.findall(
-        r"^    ([│├└─ ]*)(\w+)\s+(\d)  ", errors.__doc__, re.MULTILINE
+        r"^    ([│├└─ ]*)(\w+)\s+(\d+)  ", errors.__doc__, re.MULTILINE
     )
 ]
 

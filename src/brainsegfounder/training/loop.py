@@ -1,113 +1,52 @@
-"""One loop for every stage: what differs between stages is a loss function and a validation."""
+"""One loop for every stage: what differs between stages is a loss function and a validation.
+
+Between two steps, everything a run is stands in its `Learner` and its `TrainingState`; both are in
+a checkpoint, and all randomness is a function of seed and step. So a resumed run is the same run.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from types import FrameType
-from typing import Literal, Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from brainsegfounder.errors import CheckpointError, Interrupted, TrainingError
+from brainsegfounder.distributed import slurm_job
+from brainsegfounder.errors import Interrupted, SaveError, TrainingError
+from brainsegfounder.files import write_text
 from brainsegfounder.settings import StageSettings
 from brainsegfounder.training.checkpoint import (
     TrainingState,
+    check_room,
+    clean,
+    collect,
     committed,
-    load_checkpoint,
-    save_checkpoint,
+    write_checkpoint,
 )
-from brainsegfounder.training.losses import Losses
-from brainsegfounder.training.optim import learning_rate, make_optimizer
+from brainsegfounder.training.job import BatchOnDevice, BatchSource, Job, LossFunction, Validation
+from brainsegfounder.training.optim import Learner, learning_rate, make_learner
 from brainsegfounder.training.randomness import mixed
+from brainsegfounder.training.resume import resume
+from brainsegfounder.training.saving import Saver, Tell
+from brainsegfounder.training.signals import Signals, Stop, requeue
+
+__all__ = ["BatchOnDevice", "BatchSource", "Job", "LossFunction", "Validation", "train"]
 
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 10
 
 
-class BatchOnDevice(Protocol):
-    """What the loop needs of a batch."""
-
-    @property
-    def cases(self) -> tuple[str, ...]:
-        """Name of the case each patch came from."""
-        ...
-
-    def to(self, device: torch.device) -> BatchOnDevice:
-        """The same batch on a device."""
-        ...
-
-
-LossFunction = Callable[[nn.Module, BatchOnDevice, int], Losses]
-"""Of network, batch and seed; what is drawn for a crop is a function of the seed and its number."""
-
-BatchSource = Callable[[int], Iterator[BatchOnDevice]]
-"""Batches of the run from a given number on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """How the best model is chosen.
-
-    Attributes:
-        measure: Named values of the network as it is.
-        key: Which of them decides.
-        direction: Whether more or less of it is better.
-    """
-
-    measure: Callable[[nn.Module], Mapping[str, float]]
-    key: str
-    direction: Literal["max", "min"]
-
-    def improves(self, value: float, best: float | None) -> bool:
-        """Whether a value beats the best one so far; a value that is not a number never does."""
-        if math.isnan(value):
-            return False
-        if best is None:
-            return True
-        return value > best if self.direction == "max" else value < best
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Everything the loop is given.
-
-    Attributes:
-        settings: Steps, optimiser, precision, intervals.
-        seed: Of dropout, pretext tasks and views; step number and seed fix all randomness.
-        loss: Of one batch.
-        batches: Where batches come from.
-        validation: How the best model is chosen, or None: then the last one is best.
-        checkpoints: Folder of the checkpoints.
-        resumed: Called with the step that a resumed run goes on from.
-        fingerprint: Identifies the run to its checkpoints.
-        record: Receives one flat record per step and per validation.
-        keep_best: Called whenever the network is the best so far.
-        advance: Called after every step with its number and loss, for a progress bar.
-    """
-
-    settings: StageSettings
-    seed: int
-    loss: LossFunction
-    batches: BatchSource
-    validation: Validation | None
-    checkpoints: Path
-    resumed: Callable[[int], None]
-    fingerprint: str
-    record: Callable[[Mapping[str, float | int | str]], None]
-    keep_best: Callable[[nn.Module, int], None]
-    advance: Callable[[int, float], None]
-
-
 def train(model: nn.Module, job: Job, device: torch.device) -> TrainingState:
-    """Train to the last step, from the newest good checkpoint where there is one.
+    """Train to the last step, from the newest checkpoint that is whole, where there is one.
 
     Args:
         model: On the device; changed in place.
@@ -118,131 +57,237 @@ def train(model: nn.Module, job: Job, device: torch.device) -> TrainingState:
         The final state.
 
     Raises:
-        TrainingError: Ten steps in a row had a loss or gradient that is not finite.
-        CheckpointError: A checkpoint cannot be written, or belongs to another run.
-        Interrupted: SIGINT or SIGTERM came; a checkpoint is saved.
+        TrainingError: Ten steps in a row had a loss or gradient that is not finite, the weights
+            are not finite, or the device has too little memory.
+        CheckpointError: None of the checkpoints is whole, or they belong to another run.
+        SaveError: The disk is too small, or nothing can be saved time after time.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; a checkpoint is saved.
     """
-    optimizer = make_optimizer(model, job.settings.optimizer)
-    state = _resume(model, optimizer, job)
-    if state.step >= job.settings.steps:
-        return state
-    accumulation = job.settings.optimizer.accumulation
-    batches = job.batches(state.step * accumulation)
-    skipped, started_s = 0, time.monotonic() - state.elapsed_s
-    with _CatchSignals() as signals:
-        for step in range(state.step, job.settings.steps):
-            micro_batches = [next(batches).to(device) for _ in range(accumulation)]
-            values = _step(model, optimizer, job, micro_batches, step, device)
-            skipped = 0 if values["skipped"] == 0 else skipped + 1
-            if skipped >= MAX_SKIPPED_IN_A_ROW:
-                raise TrainingError(_not_finite(step, micro_batches))
-            elapsed_s = time.monotonic() - started_s
-            state = replace(state, step=step + 1, elapsed_s=elapsed_s)
-            job.record({"kind": "train", "step": state.step, "time_s": elapsed_s, **values})
-            job.advance(state.step, values["loss"])
-            state = _after_step(model, optimizer, job, state, signals.received)
-            if signals.received is not None:
-                name = signal.Signals(signals.received).name
-                raise Interrupted(
-                    f"stopped by {name} after step {state.step}; a checkpoint is saved. "
-                    "Go on with the same command and --resume.",
-                    signals.received,
-                )
-    return state
+    learner = make_learner(model, job.settings.optimizer)
+    tell = _Telling(
+        Tell(job.record, "the record of metrics"), Tell(job.advance, "the progress bar")
+    )
+    with Signals() as signals:
+        clean(job.checkpoints)
+        check_room(job.checkpoints, learner)
+        start = resume(job.checkpoints, learner, job.identity)
+        Tell(job.resumed, "the record of metrics")(start.state.step)
+        if start.state.step > 0:
+            tell.record({"kind": "resume", "step": start.state.step, **start.told()})
+        return _Session(job, learner, device, signals, tell, start.state).run()
 
 
-def _after_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    job: Job,
-    state: TrainingState,
-    signal_number: int | None,
-) -> TrainingState:
-    """Validate and save where the intervals, the end or a signal ask for it."""
-    is_last = state.step == job.settings.steps
-    if signal_number is None and (is_last or state.step % job.settings.validate_every == 0):
-        state = _validate(model, job, state)
-    if is_last or signal_number is not None or state.step % job.settings.checkpoint_every == 0:
-        save_checkpoint(job.checkpoints, model, optimizer, state)
-    return state
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    record: Tell
+    advance: Tell
 
 
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    job: Job,
-    batches: list[BatchOnDevice],
-    step: int,
-    device: torch.device,
+@dataclass(slots=True)
+class _Session:
+    """One process's part of a run, from its start or a resume to the end or a signal."""
+
+    job: Job
+    learner: Learner
+    device: torch.device
+    signals: Signals
+    tell: _Telling
+    state: TrainingState
+    saver: Saver = field(default_factory=Saver)
+    saved: TrainingState | None = None
+    bad_batches: list[dict[str, Any]] = field(default_factory=list)
+    zero_s: float = 0.0
+
+    def run(self) -> TrainingState:
+        """Make all steps that are missing."""
+        self.saved = self.state if self.state.step else None
+        self.zero_s = time.monotonic() - self.state.elapsed_s
+        try:
+            if self.state.validation_due:
+                self._validate()
+            self._make_steps()
+            with self.signals.interruptible():
+                return self.state
+        except Stop:
+            raise self._stopped() from None
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(_out_of_memory(self.job.settings, self.state.step, error)) from None
+
+    def _make_steps(self) -> None:
+        settings = self.job.settings
+        if self.state.step < settings.steps:
+            batches = self.job.batches(self.state.step * settings.optimizer.accumulation)
+            while self.state.step < settings.steps:
+                self._step(batches)
+                if self.state.validation_due:
+                    self._validate()
+                if self._is_last or self.state.step % settings.checkpoint_every == 0:
+                    self._save()
+        self._save()
+
+    @property
+    def _is_last(self) -> bool:
+        return self.state.step >= self.job.settings.steps
+
+    def _step(self, batches: Iterator[BatchOnDevice]) -> None:
+        """One optimiser step; nothing that is learnt changes where something is not finite.
+
+        A signal ends it where nothing has changed yet, so none of a step's work can be half done.
+        """
+        settings, step = self.job.settings, self.state.step + 1
+        micro_batches, values = self._gradients(batches)
+        values["lr"] = learning_rate(step - 1, settings.steps, settings.optimizer)
+        is_finite = math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])
+        if is_finite:
+            self.learner.step(values["lr"])
+        self.state = replace(
+            self.state,
+            step=step,
+            elapsed_s=time.monotonic() - self.zero_s,
+            skipped_in_a_row=0 if is_finite else self.state.skipped_in_a_row + 1,
+            validation_due=step == settings.steps or step % settings.validate_every == 0,
+        )
+        values["skipped"] = float(not is_finite)
+        self.tell.record({"kind": "train", "step": step, "time_s": self.state.elapsed_s, **values})
+        self.tell.advance(step, values["loss"])
+        self._watch_skips(micro_batches, values)
+
+    def _gradients(
+        self, batches: Iterator[BatchOnDevice]
+    ) -> tuple[list[BatchOnDevice], dict[str, float]]:
+        """The batches of a step and its losses by name; the gradients are then in the network."""
+        began_s, count = time.monotonic(), self.job.settings.optimizer.accumulation
+        try:
+            with self.signals.interruptible():
+                micro_batches = [next(batches).to(self.device) for _ in range(count)]
+                wait_s = time.monotonic() - began_s
+                values = _backward(self.learner.model, self.job, micro_batches, self.state.step)
+                return micro_batches, {**values, "wait_s": wait_s}
+        except torch.OutOfMemoryError:
+            self._save()  # nothing has changed since the step before
+            raise
+
+    def _watch_skips(self, micro_batches: list[BatchOnDevice], values: Mapping[str, float]) -> None:
+        """End the run after ten steps in a row that were skipped, naming their batches."""
+        if self.state.skipped_in_a_row == 0:
+            self.bad_batches.clear()
+            return
+        self.bad_batches += [
+            {"step": self.state.step, "cases": list(batch.cases), "numbers": list(batch.numbers)}
+            for batch in micro_batches
+        ]
+        log.warning(
+            "step %d: loss %s, gradient norm %s; step skipped",
+            self.state.step,
+            values["loss"],
+            values["gradient_norm"],
+        )
+        if self.state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            listed = partial(
+                write_text, self.job.bad_batches, json.dumps(self.bad_batches, indent=1)
+            )
+            Tell(listed, "the list of bad batches")()
+            raise TrainingError(self._not_finite())
+
+    def _validate(self) -> None:
+        """Measure, and keep the network where it is the best so far."""
+        job, model = self.job, self.learner.model
+        state = replace(self.state, validation_due=False)
+        with self.learner.at_best():
+            if job.validation is not None:
+                model.eval()
+                with self.signals.interruptible():
+                    values = job.validation.measure(model)
+                self.tell.record({"kind": "validation", "step": state.step, **values})
+                value: float | None = values[job.validation.key]
+                improves = job.validation.improves(values[job.validation.key], state.best_value)
+            else:
+                value, improves = None, True
+            if improves and self._keep():
+                state = replace(state, best_value=value, best_step=state.step)
+        self.state = state
+
+    def _keep(self) -> bool:
+        """Keep the network as the best; one that is not finite never is."""
+        step, model = self.state.step, self.learner.model
+        if not _is_finite(model):
+            log.warning("step %d: weights are not finite; not kept as the best", step)
+            return False
+        return self.saver.save(partial(self.job.keep_best, model, step), is_last=self._is_last)
+
+    def _save(self) -> None:
+        """Commit a checkpoint of where the run stands, unless that is the newest one."""
+        if self.state.step == 0 or self.state == self.saved:
+            return
+        if not _is_finite(self.learner.model):
+            raise TrainingError(
+                f"step {self.state.step}: weights are not finite; expected numbers. Earlier "
+                f"checkpoints are kept in {self.job.checkpoints}. Lower optimizer.peak_lr."
+            )
+        tensors = collect(self.learner)
+        write = partial(write_checkpoint, self.job.checkpoints, tensors, self.state)
+        if self.saver.save(write, is_last=self._is_last):
+            self.saved = self.state
+
+    def _stopped(self) -> Interrupted:
+        """Save a checkpoint and say how to go on; under Slurm, ask to be started again."""
+        try:
+            self._save()
+        except (SaveError, TrainingError) as error:
+            log.warning("%s", error)
+        found = committed(self.job.checkpoints)
+        kept = f"the newest checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+        told = f"after step {self.state.step}; {kept}. Go on with the same command and --resume."
+        job = slurm_job()
+        if job is not None and self.signals.received == signal.SIGUSR1:
+            requeue(job)
+        return self.signals.interrupted(told)
+
+    def _not_finite(self) -> str:
+        cases = ", ".join(sorted({case for batch in self.bad_batches for case in batch["cases"]}))
+        return (
+            f"step {self.state.step}: loss or gradient was not finite {MAX_SKIPPED_IN_A_ROW} times "
+            f"in a row (cases: {cases}); expected numbers. Lower optimizer.peak_lr, or look at "
+            f"these cases; their batches are listed in {self.job.bad_batches}."
+        )
+
+
+def _backward(
+    model: nn.Module, job: Job, batches: list[BatchOnDevice], step: int
 ) -> dict[str, float]:
-    """One optimiser step; nothing changes where loss or gradient is not finite."""
+    """Losses and gradients of one step, which change neither weights nor optimiser."""
     model.train()
-    rate = learning_rate(step, job.settings.steps, job.settings.optimizer)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     totals: dict[str, float] = {}
     watched: dict[str, float] = {}
     for number, batch in enumerate(batches):
         # Dropout draws from the global generator: its state is a function of the step.
         torch.manual_seed(mixed(job.seed, step, number))
-        with _autocast(job.settings.precision, device):
+        with _autocast(job.settings.precision, next(model.parameters()).device):
             losses = job.loss(model, batch, job.seed + 1)
             loss = torch.stack(list(losses.parts.values())).sum() / len(batches)
         loss.backward()  # type: ignore[no-untyped-call]
         for sums, values in ((totals, losses.parts), (watched, losses.watched)):
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), _clip(job.settings)))
-    total = sum(totals.values())
-    finite = math.isfinite(total) and math.isfinite(norm)
-    if finite:
-        optimizer.step()
-    else:
-        log.warning("step %d: loss %s, gradient norm %s; step skipped", step + 1, total, norm)
-    state = {"gradient_norm": norm, "lr": rate, "skipped": float(not finite)}
-    return {"loss": total, **totals, **watched, **state}
+    clip_norm = job.settings.optimizer.clip_norm or math.inf
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
+    return {"loss": sum(totals.values()), **totals, **watched, "gradient_norm": norm}
 
 
-def _validate(model: nn.Module, job: Job, state: TrainingState) -> TrainingState:
-    if job.validation is None:
-        job.keep_best(model, state.step)
-        return replace(state, best_step=state.step)
-    model.eval()
-    values = job.validation.measure(model)
-    job.record({"kind": "validation", "step": state.step, **values})
-    value = values[job.validation.key]
-    if not job.validation.improves(value, state.best_value):
-        return state
-    job.keep_best(model, state.step)
-    return replace(state, best_value=value, best_step=state.step)
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(value.isfinite().all()) for value in model.state_dict().values())
 
 
-def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job) -> TrainingState:
-    for path in reversed(committed(job.checkpoints)):
-        try:
-            state = load_checkpoint(path, model, optimizer, job.fingerprint)
-        except CheckpointError as error:
-            if "belongs to another" in str(error):
-                raise
-            log.warning("%s Trying the one before.", error)
-            continue
-        log.info("going on from step %d (%s)", state.step, path)
-        job.resumed(state.step)
-        return state
-    return TrainingState(0, None, None, job.fingerprint, 0.0)
-
-
-def _not_finite(step: int, batches: list[BatchOnDevice]) -> str:
-    cases = ", ".join(sorted({case for batch in batches for case in batch.cases}))
+def _out_of_memory(settings: StageSettings, step: int, error: Exception) -> str:
+    size = " x ".join(map(str, settings.patch_size_vox))
+    first_line = str(error).partition("\n")[0]
     return (
-        f"step {step + 1}: loss or gradient was not finite {MAX_SKIPPED_IN_A_ROW} times in a row "
-        f"(last cases: {cases}); expected numbers. Lower optimizer.peak_lr, or look at these cases."
+        f"step {step + 1}: the device has too little memory for batch_size {settings.batch_size}, "
+        f"crops_per_case {settings.crops_per_case}, patch_size_vox {size} ({first_line}). Halve "
+        "batch_size and double optimizer.accumulation, make patches smaller, or set "
+        "model.checkpointing. Checkpoints are kept."
     )
-
-
-def _clip(settings: StageSettings) -> float:
-    return settings.optimizer.clip_norm or math.inf
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -250,29 +295,3 @@ def _autocast(precision: str, device: torch.device) -> torch.autocast:
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
-
-
-class _CatchSignals:
-    """Turns the first SIGINT or SIGTERM into a request; the second one aborts at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> _CatchSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._receive)
-            except ValueError:  # not in the main thread: signals are the caller's business
-                break
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        log.warning("%s: saving a checkpoint after this step", signal.Signals(number).name)
-        self.received = number

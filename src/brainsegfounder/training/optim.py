@@ -1,13 +1,52 @@
-"""AdamW and its learning-rate schedule."""
+"""AdamW, its learning-rate schedule, and all that a step changes."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from brainsegfounder.settings import OptimizerSettings
+from brainsegfounder.training.average import MovingAverage
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """All that a step changes.
+
+    Attributes:
+        model: The network.
+        optimizer: AdamW over its parameters.
+        average: Moving average of its weights, or None.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None = None
+
+    def step(self, rate: float) -> None:
+        """One optimiser step at a learning rate, with the gradients that are there."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+
+    def at_best(self) -> contextlib.AbstractContextManager[None]:
+        """A while in which the network has the weights that are validated and kept."""
+        return (
+            contextlib.nullcontext() if self.average is None else self.average.in_place(self.model)
+        )
+
+
+def make_learner(model: nn.Module, settings: OptimizerSettings) -> Learner:
+    """A network with its optimiser and, where the settings ask for one, its moving average."""
+    decay = settings.ema_decay
+    average = None if decay is None else MovingAverage(model, decay)
+    return Learner(model, make_optimizer(model, settings), average)
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:

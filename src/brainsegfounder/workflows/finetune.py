@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -46,6 +46,7 @@ def run_finetune(
     start: Path | None = None,
     fold: int | None = None,
     resume: bool = False,
+    may_change: Collection[str] = (),
 ) -> tuple[TrainingState, list[RegionScore]]:
     """Fine-tune on the training subjects, choose on the validation ones, score the test ones.
 
@@ -56,6 +57,7 @@ def run_finetune(
         start: A run or model folder to take the encoder from, or None for random weights.
         fold: Which fold is tested, or None for the test subjects the recipe names.
         resume: Go on in `out`.
+        may_change: Fields of the recipe that may be other than `out` was started with.
 
     Returns:
         The final training state, and the scores of the test cases on their files' own grids.
@@ -63,7 +65,15 @@ def run_finetune(
     settings = require(recipe.finetune, recipe, "finetune")
 
     stage = open_stage(
-        recipe, settings, "segmentation", data=data, out=out, start=start, fold=fold, resume=resume
+        recipe,
+        settings,
+        "segmentation",
+        data=data,
+        out=out,
+        start=start,
+        fold=fold,
+        resume=resume,
+        may_change=may_change,
     )
     _start_from_prior(cast(SwinUNETR, stage.network), settings)
     cases = stage.cases(stage.split.train, labelled=True)

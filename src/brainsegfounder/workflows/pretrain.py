@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ def run_pretrain(
     start: Path | None = None,
     fold: int | None = None,
     resume: bool = False,
+    may_change: Collection[str] = (),
 ) -> TrainingState:
     """Pretrain an encoder on the training subjects of a split.
 
@@ -39,11 +40,20 @@ def run_pretrain(
         start: A run or model folder to take the encoder from (stage 2), or None.
         fold: Fold whose subjects are not seen, or None for the test subjects the recipe names.
         resume: Go on in `out`.
+        may_change: Fields of the recipe that may be other than `out` was started with.
     """
     settings = require(recipe.pretrain, recipe, "pretrain")
 
     stage = open_stage(
-        recipe, settings, "pretraining", data=data, out=out, start=start, fold=fold, resume=resume
+        recipe,
+        settings,
+        "pretraining",
+        data=data,
+        out=out,
+        start=start,
+        fold=fold,
+        resume=resume,
+        may_change=may_change,
     )
     state = run_stage(
         stage,

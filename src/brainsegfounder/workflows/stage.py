@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,6 @@ from brainsegfounder.files import sha256
 from brainsegfounder.inference.model_config import WEIGHTS_NAME, ModelConfig, config_of, read_config
 from brainsegfounder.models.decoder_transfer import load_decoder
 from brainsegfounder.models.weights import LoadReport, load_encoder, load_state
-from brainsegfounder.recipes import dump_recipe
 from brainsegfounder.runs import Run, open_run, progress, write_provenance
 from brainsegfounder.settings import Recipe, StageSettings
 from brainsegfounder.training.checkpoint import TrainingState
@@ -57,7 +54,7 @@ class Stage:
         config: Of the model it makes.
         network: On the device, with start weights in it.
         device: Where to compute.
-        fingerprint: Of recipe, data, split and start weights.
+        identity: Hashes of recipe, data, split and start weights.
         transfer: What was loaded from the start weights, or None from scratch.
     """
 
@@ -69,7 +66,7 @@ class Stage:
     config: ModelConfig
     network: nn.Module
     device: torch.device
-    fingerprint: str
+    identity: Mapping[str, str | None]
     transfer: LoadReport | None
 
     def cases(self, subjects: Sequence[str], *, labelled: bool = False) -> list[StoredCase]:
@@ -92,6 +89,7 @@ def open_stage(
     start: Path | None,
     fold: int | None,
     resume: bool,
+    may_change: Collection[str] = (),
 ) -> Stage:
     """Check everything that can be checked before training, then make the run's folder.
 
@@ -104,6 +102,7 @@ def open_stage(
         start: A run or model folder whose encoder is the start, or None for random weights.
         fold: Which fold is held out, or None for the test subjects the recipe names.
         resume: Go on in `out`.
+        may_change: Fields of the recipe that may be other than `out` was started with.
 
     Raises:
         StoreError: The store does not fit the recipe.
@@ -120,17 +119,19 @@ def open_stage(
     network = build_network(make_config({}), recipe.model)
     transfer, start_facts = _transfer(network, recipe, settings, start)
     _check_unseen(store, split.test, start_facts, start)
+    run = open_run(out, recipe, resume=resume, may_change=may_change)
     identity = {
-        "recipe": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),
+        "recipe": run.recipe_sha256,
         "manifest": store.manifest_sha256,
         "split": split.sha256,
         "start": start_facts.get("weights_sha256"),
     }
-    run = open_run(out, recipe, resume=resume)
     device = choose_device()
     facts = {"device": device_name(device), "seed": recipe.seed, "sha256": identity, "fold": fold}
     if fold is not None:
         facts["folds_from"] = split.folds_from
+    if run.changes:
+        facts["recipe_changes"] = list(run.changes)
     travelling = _write_facts(run, facts, store, split, start_facts)
     return Stage(
         recipe=recipe,
@@ -141,7 +142,7 @@ def open_stage(
         config=make_config(travelling),
         network=place(network, device),
         device=device,
-        fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+        identity=identity,
         transfer=transfer,
     )
 
@@ -201,8 +202,9 @@ def run_stage(
             batches=source,
             validation=validation,
             checkpoints=stage.run.checkpoints,
+            bad_batches=stage.run.bad_batches,
             resumed=stage.run.rewind,
-            fingerprint=stage.fingerprint,
+            identity=stage.identity,
             record=stage.run.record,
             keep_best=lambda network, _: save_model(stage.run.model, network, stage.config),
             advance=lambda step, value: report(step, f"loss {value:.3f}"),

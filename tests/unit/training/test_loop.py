@@ -14,6 +14,8 @@ from brainsegfounder.errors import CheckpointError, Interrupted, TrainingError
 from brainsegfounder.settings import StageSettings
 from brainsegfounder.training.checkpoint import committed
 from brainsegfounder.training.loop import Job, Validation, train
+from brainsegfounder.training.losses import Losses
+from brainsegfounder.training.randomness import generators
 
 CPU = torch.device("cpu")
 
@@ -22,6 +24,7 @@ CPU = torch.device("cpu")
 class ToyBatch:
     image: Tensor
     cases: tuple[str, ...] = ("toy",)
+    numbers: tuple[int, ...] = (0,)
 
     def to(self, device: torch.device) -> "ToyBatch":
         return self
@@ -44,14 +47,15 @@ def _network() -> nn.Module:
 def _batches(first: int) -> Iterator[ToyBatch]:
     number = first
     while True:
-        yield ToyBatch(torch.randn(6, 4, generator=torch.Generator().manual_seed(number)))
+        image = torch.randn(6, 4, generator=torch.Generator().manual_seed(number))
+        yield ToyBatch(image, numbers=(number,))
         number += 1
 
 
-def _loss(model: nn.Module, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-    noise = torch.randn(6, 1, generator=generator)
+def _loss(model: nn.Module, batch: Any, seed: int) -> Losses:
+    noise = torch.randn(6, 1, generator=generators(seed, batch.numbers)[0])
     wanted = batch.image.sum(1, keepdim=True) + noise
-    return {"error": (model(batch.image) - wanted).square().mean()}
+    return Losses({"error": (model(batch.image) - wanted).square().mean()})
 
 
 def _job(folder: Path, ear: Ear, steps: int = 12, **changes: Any) -> Job:
@@ -70,8 +74,9 @@ def _job(folder: Path, ear: Ear, steps: int = 12, **changes: Any) -> Job:
         "batches": _batches,
         "validation": None,
         "checkpoints": folder / "checkpoints",
+        "bad_batches": folder / "bad_batches.json",
         "resumed": lambda _: None,
-        "fingerprint": "same",
+        "identity": {"recipe": "same", "manifest": "m" * 64},
         "record": lambda record: ear.records.append(dict(record)),
         "keep_best": lambda _, step: ear.kept.append(step),
         "advance": ear.losses.__setitem__,
@@ -110,8 +115,8 @@ def test_a_loss_that_is_not_a_number_changes_nothing_and_ten_end_the_run(tmp_pat
     network, ear = _network(), Ear()
     before = [p.clone() for p in network.parameters()]
 
-    def broken(model: nn.Module, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"error": _loss(model, batch, generator)["error"] * math.nan}
+    def broken(model: nn.Module, batch: Any, seed: int) -> Losses:
+        return Losses({"error": _loss(model, batch, seed).parts["error"] * math.nan})
 
     with pytest.raises(TrainingError, match=r"10 times in a row .*toy.*peak_lr"):
         train(network, _job(tmp_path, ear, loss=broken), CPU)
@@ -168,7 +173,7 @@ def test_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Pat
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     train(_network(), _job(tmp_path, Ear(), steps=2), CPU)
     with pytest.raises(CheckpointError, match="another recipe, data set or start weights"):
-        train(_network(), _job(tmp_path, Ear(), fingerprint="other"), CPU)
+        train(_network(), _job(tmp_path, Ear(), identity={"recipe": "other"}), CPU)
 
 
 def test_the_parts_of_the_loss_are_recorded_with_rate_and_gradient(tmp_path: Path) -> None:

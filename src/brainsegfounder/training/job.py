@@ -1,0 +1,96 @@
+"""What the training loop is given: batches, a loss, a validation, and who is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+
+from brainsegfounder.settings import StageSettings
+from brainsegfounder.training.losses import Losses
+
+
+class BatchOnDevice(Protocol):
+    """What the loop needs of a batch."""
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Name of the case each patch came from."""
+        ...
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Number of each patch in the run."""
+        ...
+
+    def to(self, device: torch.device) -> BatchOnDevice:
+        """The same batch on a device."""
+        ...
+
+
+LossFunction = Callable[[nn.Module, BatchOnDevice, int], Losses]
+"""Of network, batch and seed; what is drawn for a crop is a function of the seed and its number."""
+
+BatchSource = Callable[[int], Iterator[BatchOnDevice]]
+"""Batches of the run from a given number on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """How the best model is chosen.
+
+    Attributes:
+        measure: Named values of the network as it is.
+        key: Which of them decides.
+        direction: Whether more or less of it is better.
+    """
+
+    measure: Callable[[nn.Module], Mapping[str, float]]
+    key: str
+    direction: Literal["max", "min"]
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether a value beats the best one so far; a value that is not a number never does."""
+        if math.isnan(value):
+            return False
+        if best is None:
+            return True
+        return value > best if self.direction == "max" else value < best
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything the loop is given.
+
+    Attributes:
+        settings: Steps, optimiser, precision, intervals.
+        seed: Of dropout, pretext tasks and views; step number and seed fix all randomness.
+        loss: Of one batch.
+        batches: Where batches come from.
+        validation: How the best model is chosen, or None: then the last one is best.
+        checkpoints: Folder of the checkpoints.
+        bad_batches: File that names the batches of steps that ended a run as not finite.
+        resumed: Called at the start with the step that the run goes on from.
+        identity: Hashes that identify the run to its checkpoints.
+        record: Receives one flat record per step, per validation and per start.
+        keep_best: Called whenever the network is the best so far.
+        advance: Called after every step with its number and loss, for a progress bar.
+    """
+
+    settings: StageSettings
+    seed: int
+    loss: LossFunction
+    batches: BatchSource
+    validation: Validation | None
+    checkpoints: Path
+    bad_batches: Path
+    resumed: Callable[[int], None]
+    identity: Mapping[str, str | None]
+    record: Callable[[Mapping[str, float | int | str]], None]
+    keep_best: Callable[[nn.Module, int], None]
+    advance: Callable[[int, float], None]
