@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
+from brainsegfounder.distributed import world
 from brainsegfounder.errors import CheckpointError, Interrupted, TrainingError
 from brainsegfounder.settings import StageSettings
 from brainsegfounder.training.checkpoint import (
@@ -50,6 +51,12 @@ LossFunction = Callable[[nn.Module, BatchOnDevice, int], Losses]
 
 BatchSource = Callable[[int], Iterator[BatchOnDevice]]
 """Batches of the run from a given number on."""
+
+Record = Mapping[str, float | int | str]
+"""A flat record, a line of `metrics.jsonl`."""
+
+Watch = Callable[[nn.Module, TrainingState, Callable[[], bool]], None]
+"""Of network, where the run stands, and a question: is the run asked to stop, so be quick?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,8 @@ class Job:
         record: Receives one flat record per step and per validation.
         keep_best: Called whenever the network is the best so far.
         advance: Called after every step with its number and loss, for a progress bar.
+        watch: Called before the first step, and after every step once it is validated; it may put
+            the network into evaluation mode and changes nothing else.
     """
 
     settings: StageSettings
@@ -101,9 +110,10 @@ class Job:
     checkpoints: Path
     resumed: Callable[[int], None]
     fingerprint: str
-    record: Callable[[Mapping[str, float | int | str]], None]
+    record: Callable[[Record], None]
     keep_best: Callable[[nn.Module, int], None]
     advance: Callable[[int, float], None]
+    watch: Watch = lambda *_: None
 
 
 def train(model: nn.Module, job: Job, device: torch.device) -> TrainingState:
@@ -130,17 +140,22 @@ def train(model: nn.Module, job: Job, device: torch.device) -> TrainingState:
     batches = job.batches(state.step * accumulation)
     skipped, started_s = 0, time.monotonic() - state.elapsed_s
     with _CatchSignals() as signals:
+        if state.step == 0:
+            job.watch(model, state, lambda: signals.received is not None)
         for step in range(state.step, job.settings.steps):
+            asked_s = time.monotonic()
             micro_batches = [next(batches).to(device) for _ in range(accumulation)]
+            waited_s = time.monotonic() - asked_s
             values = _step(model, optimizer, job, micro_batches, step, device)
             skipped = 0 if values["skipped"] == 0 else skipped + 1
             if skipped >= MAX_SKIPPED_IN_A_ROW:
                 raise TrainingError(_not_finite(step, micro_batches))
             elapsed_s = time.monotonic() - started_s
+            values |= _pace(micro_batches, waited_s, time.monotonic() - asked_s)
             state = replace(state, step=step + 1, elapsed_s=elapsed_s)
             job.record({"kind": "train", "step": state.step, "time_s": elapsed_s, **values})
             job.advance(state.step, values["loss"])
-            state = _after_step(model, optimizer, job, state, signals.received)
+            state = _after_step(model, optimizer, job, state, signals)
             if signals.received is not None:
                 name = signal.Signals(signals.received).name
                 raise Interrupted(
@@ -156,13 +171,15 @@ def _after_step(
     optimizer: torch.optim.Optimizer,
     job: Job,
     state: TrainingState,
-    signal_number: int | None,
+    signals: _CatchSignals,
 ) -> TrainingState:
-    """Validate and save where the intervals, the end or a signal ask for it."""
+    """Validate, let watch, and save where the intervals, the end or a signal ask for it."""
     is_last = state.step == job.settings.steps
-    if signal_number is None and (is_last or state.step % job.settings.validate_every == 0):
-        state = _validate(model, job, state)
-    if is_last or signal_number is not None or state.step % job.settings.checkpoint_every == 0:
+    if signals.received is None:
+        if is_last or state.step % job.settings.validate_every == 0:
+            state = _validate(model, job, state)
+        job.watch(model, state, lambda: signals.received is not None)
+    if is_last or signals.received is not None or state.step % job.settings.checkpoint_every == 0:
         save_checkpoint(job.checkpoints, model, optimizer, state)
     return state
 
@@ -202,6 +219,12 @@ def _step(
         log.warning("step %d: loss %s, gradient norm %s; step skipped", step + 1, total, norm)
     state = {"gradient_norm": norm, "lr": rate, "skipped": float(not finite)}
     return {"loss": total, **totals, **watched, **state}
+
+
+def _pace(batches: list[BatchOnDevice], waited_s: float, step_s: float) -> dict[str, float]:
+    """How fast a step was: its time, the part of it that data were waited for, crops a second."""
+    num_crops = world().size * sum(len(batch.cases) for batch in batches)
+    return {"step_s": step_s, "data_wait_s": waited_s, "crops_per_s": num_crops / step_s}
 
 
 def _validate(model: nn.Module, job: Job, state: TrainingState) -> TrainingState:
