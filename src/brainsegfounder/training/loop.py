@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from brainsegfounder.distributed import slurm_job
+from brainsegfounder.distributed import slurm_job, world
 from brainsegfounder.errors import Interrupted, SaveError, TrainingError
 from brainsegfounder.files import write_text
 from brainsegfounder.settings import StageSettings
@@ -31,14 +31,31 @@ from brainsegfounder.training.checkpoint import (
     committed,
     write_checkpoint,
 )
-from brainsegfounder.training.job import BatchOnDevice, BatchSource, Job, LossFunction, Validation
+from brainsegfounder.training.job import (
+    BatchOnDevice,
+    BatchSource,
+    Job,
+    LossFunction,
+    Record,
+    Validation,
+    Watch,
+)
 from brainsegfounder.training.optim import Learner, learning_rate, make_learner
 from brainsegfounder.training.randomness import mixed
 from brainsegfounder.training.resume import resume
 from brainsegfounder.training.saving import Saver, Tell
 from brainsegfounder.training.signals import Signals, Stop, requeue
 
-__all__ = ["BatchOnDevice", "BatchSource", "Job", "LossFunction", "Validation", "train"]
+__all__ = [
+    "BatchOnDevice",
+    "BatchSource",
+    "Job",
+    "LossFunction",
+    "Record",
+    "Validation",
+    "Watch",
+    "train",
+]
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +82,9 @@ def train(model: nn.Module, job: Job, device: torch.device) -> TrainingState:
     """
     learner = make_learner(model, job.settings.optimizer)
     tell = _Telling(
-        Tell(job.record, "the record of metrics"), Tell(job.advance, "the progress bar")
+        Tell(job.record, "the record of metrics"),
+        Tell(job.advance, "the progress bar"),
+        Tell(job.watch, "the page of the run"),
     )
     with Signals() as signals:
         clean(job.checkpoints)
@@ -81,6 +100,7 @@ def train(model: nn.Module, job: Job, device: torch.device) -> TrainingState:
 class _Telling:
     record: Tell
     advance: Tell
+    watch: Tell
 
 
 @dataclass(slots=True)
@@ -117,10 +137,13 @@ class _Session:
         settings = self.job.settings
         if self.state.step < settings.steps:
             batches = self.job.batches(self.state.step * settings.optimizer.accumulation)
+            if self.state.step == 0:
+                self._watch()
             while self.state.step < settings.steps:
                 self._step(batches)
                 if self.state.validation_due:
                     self._validate()
+                self._watch()
                 if self._is_last or self.state.step % settings.checkpoint_every == 0:
                     self._save()
         self._save()
@@ -160,9 +183,10 @@ class _Session:
         try:
             with self.signals.interruptible():
                 micro_batches = [next(batches).to(self.device) for _ in range(count)]
-                wait_s = time.monotonic() - began_s
+                waited_s = time.monotonic() - began_s
                 values = _backward(self.learner.model, self.job, micro_batches, self.state.step)
-                return micro_batches, {**values, "wait_s": wait_s}
+                pace = _pace(micro_batches, waited_s, time.monotonic() - began_s)
+                return micro_batches, {**values, **pace}
         except torch.OutOfMemoryError:
             self._save()  # nothing has changed since the step before
             raise
@@ -206,6 +230,11 @@ class _Session:
             if improves and self._keep():
                 state = replace(state, best_value=value, best_step=state.step)
         self.state = state
+
+    def _watch(self) -> None:
+        if self.signals.received is None:
+            model, signals = self.learner.model, self.signals
+            self.tell.watch(model, self.state, lambda: signals.received is not None)
 
     def _keep(self) -> bool:
         """Keep the network as the best; one that is not finite never is."""
@@ -273,6 +302,12 @@ def _backward(
     clip_norm = job.settings.optimizer.clip_norm or math.inf
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
     return {"loss": sum(totals.values()), **totals, **watched, "gradient_norm": norm}
+
+
+def _pace(batches: list[BatchOnDevice], waited_s: float, step_s: float) -> dict[str, float]:
+    """How fast a step was: its time, the part of it that data were waited for, crops a second."""
+    num_crops = world().size * sum(len(batch.cases) for batch in batches)
+    return {"step_s": step_s, "data_wait_s": waited_s, "crops_per_s": num_crops / step_s}
 
 
 def _is_finite(model: nn.Module) -> bool:

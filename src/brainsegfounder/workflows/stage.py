@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from brainsegfounder.models.weights import LoadReport, load_encoder, load_state
 from brainsegfounder.runs import Run, open_run, progress, write_provenance
 from brainsegfounder.settings import Recipe, StageSettings
 from brainsegfounder.training.checkpoint import TrainingState
-from brainsegfounder.training.loop import Job, LossFunction, Validation, train
+from brainsegfounder.training.loop import Job, LossFunction, Record, Validation, Watch, train
 from brainsegfounder.workflows.model_folder import (
     build_network,
     check_sums,
@@ -180,8 +180,13 @@ def run_stage(
     loss: LossFunction,
     validation: Validation | None,
     what: str,
+    record: Callable[[Record], None] | None = None,
+    watch: Watch = lambda *_: None,
 ) -> TrainingState:
-    """Train a stage to its end, keeping its best model in the run's `model` folder."""
+    """Train a stage to its end, keeping its best model in the run's `model` folder.
+
+    Records go into the run's `metrics.jsonl`, unless `record` takes them; for `watch` see `Job`.
+    """
     settings, recipe = stage.settings, stage.recipe
     dataset = PatchDataset(stage.store, cases, recipe.data.contrasts, sampling, recipe.seed)
 
@@ -205,9 +210,10 @@ def run_stage(
             bad_batches=stage.run.bad_batches,
             resumed=stage.run.rewind,
             identity=stage.identity,
-            record=stage.run.record,
+            record=record or stage.run.record,
             keep_best=lambda network, _: save_model(stage.run.model, network, stage.config),
             advance=lambda step, value: report(step, f"loss {value:.3f}"),
+            watch=watch,
         )
         return train(stage.network, job, stage.device)
 
