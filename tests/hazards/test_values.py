@@ -265,6 +265,16 @@ def test_I68_a_brain_cut_off_is_told_with_its_side(brain):
     assert finding.message == "the head is cut off above"
 
 
+def test_I68_the_neck_of_a_head_with_zeros_around_it_may_leave_the_view(brain):
+    scalp = np.where(ball(brain.shape_vox, 0.95), 90, 0)
+    head = replace(brain, voxels=np.where(brain.voxels, brain.voxels, scalp).astype("f4"))
+    defaced = replace(head, voxels=head.voxels[..., 25:])
+    assert (head.voxels == 0).mean() > 0.3
+    assert [finding.code for finding in inspect(defaced)] == ["whole_head"]
+    above = replace(head, voxels=head.voxels[..., :-25])
+    assert [finding.code for finding in inspect(above)] == ["whole_head", "cropped"]
+
+
 def test_I68_a_neck_and_shoulders_are_told(brain):
     head = with_head(brain)
     long = np.concatenate([head.voxels[..., :1].repeat(80, axis=3), head.voxels], axis=3)

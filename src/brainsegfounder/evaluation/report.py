@@ -108,6 +108,7 @@ class Group:
         num_cases: How many cases.
         advice: What to do about it, once for all.
         items: For each message the names of its cases, and the message.
+        beside: What else it was found about that is no case, in words.
     """
 
     kind: str
@@ -115,6 +116,7 @@ class Group:
     num_cases: int
     advice: str
     items: Sequence[tuple[Sequence[str], str]]
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
