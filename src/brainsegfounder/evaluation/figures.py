@@ -43,6 +43,7 @@ def loss_curves(
     x_label: str = "optimiser step",
     y_label: str = "loss",
     title: str = "",
+    levels: Mapping[str, float] | None = None,
 ) -> str:
     """Draw named quantities of a run against its steps: smoothed, with the raw values faint.
 
@@ -55,6 +56,7 @@ def loss_curves(
         y_label: Label of the vertical axis. It is logarithmic where all values are positive and
             span more than a factor of 20.
         title: Heading of the picture.
+        levels: Named values to compare with, such as chance; each is a dotted line.
 
     Returns:
         An SVG picture as a data URI; it says so where there is nothing to draw.
@@ -79,11 +81,13 @@ def loss_curves(
             steps[keep], smooth[keep], color=colour, ls=dash, lw=1.8, label=label,
             marker=marker, ms=3.5, zorder=2,
         )  # fmt: skip
+    for label, value in (levels or {}).items():
+        axes.axhline(value, color=INK, lw=1.2, ls=(0, (1, 2)), label=f"{label} ({value:.3g})")
     everything = np.concatenate([values for _, values in curves.values()])
-    _scale_y(axes, everything)
+    _scale_y(axes, np.append(everything, list((levels or {}).values())))
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    legend_above(axes, num_entries=len(curves))
+    legend_above(axes, num_entries=len(curves) + len(levels or {}))
     return svg_uri(figure)
 
 
