@@ -54,7 +54,8 @@ def run_pretrain(
     """
     settings = require(recipe.pretrain, recipe, "pretrain")
     people = None if participants is None else read_participants(participants)
-    trackers = [tensorboard_tracker(out / "tensorboard")] if tensorboard else []
+    tells = tensorboard and world().is_main
+    trackers = [tensorboard_tracker(out / "tensorboard")] if tells else []
     stage = open_stage(
         recipe, settings, "pretraining", data=data, out=out, start=start, fold=fold, resume=resume
     )
@@ -89,11 +90,10 @@ def _closing(watcher: Watcher, trackers: Sequence[Tracker]) -> Iterator[None]:
     """At the end let trackers go; where it is not the planned one, the page says so."""
     try:
         yield
-    except BaseException as error:
+    except (Exception, Interrupted) as error:
         if watcher.state is not None:
-            how = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            how = str(error).capitalize() if isinstance(error, Interrupted) else how
-            watcher.write_page(watcher.state, f"Not finished. {how.rstrip('.')}.")
+            how = str(error) or type(error).__name__
+            watcher.write_page(watcher.state, f"Not finished: {how.rstrip('.')}.")
         raise
     finally:
         for tracker in trackers:

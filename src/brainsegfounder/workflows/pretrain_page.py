@@ -28,12 +28,23 @@ COLLAPSED_RANK = 2.0
 
 Rows = Sequence[Mapping[str, Any]]
 
-# What each value of a record is: its title, and the axis it is drawn on.
+# What each loss is: its title, the axis it is drawn on, and in words.
 LOSSES = {
-    "rotation": ("Rotation", "cross-entropy (nats)"),
-    "contrastive": ("Contrastive", "NT-Xent (nats)"),
-    "inpainting": ("Inpainting", "mean absolute error (SD)"),
-    "masked": ("Restoration", "error of what is hidden"),
+    "rotation": (
+        "Rotation",
+        "cross-entropy (nats)",
+        "Rotation: by how many quarter turns was the crop turned, about which axis?",
+    ),
+    "contrastive": (
+        "Contrastive",
+        "NT-Xent (nats)",
+        "Contrastive: which other view is of the same crop?",
+    ),
+    "inpainting": (
+        "Inpainting",
+        "mean absolute error (SD)",
+        "Inpainting: what stood where blocks were cut out?",
+    ),
 }
 ERRORS = {
     "three-task": ("masked_error", "visible_error", "mean absolute error (SD)"),
@@ -130,7 +141,7 @@ def _highlights(settings: PretrainSettings, records: Mapping[str, Rows]) -> list
     masked, _, _ = ERRORS[settings.objective.kind]
     judged = records["validation"] or records["train"]
     part = "validation" if records["validation"] else "training"
-    names = {"loss": f"loss, {part}", masked: f"error of what is hidden, {part}"}
+    names = {"loss": f"loss, {part}", masked: f"error where masked, {part}"}
     tiles = [_tile(judged, key, name) for key, name in names.items() if _has(judged, key)]
     if records["train"] and "crops_per_s" in records["train"][-1]:
         rate, waiting = _pace(records["train"])
@@ -141,7 +152,7 @@ def _highlights(settings: PretrainSettings, records: Mapping[str, Rows]) -> list
 
 def _tile(rows: Rows, key: str, name: str) -> Highlight:
     first, last = rows[0], rows[-1]
-    detail = f"step {last['step']:,}; {first[key]:.3f} at step {first['step']:,}"
+    detail = f"at step {last['step']:,} ({first[key]:.3f} at step {first['step']:,})"
     return Highlight(name, f"{last[key]:.3f}", detail)
 
 
@@ -187,14 +198,13 @@ def _notes(stage: Stage) -> list[str]:
 def _loss_chapter(settings: PretrainSettings, train: Rows, validation: Rows) -> Chapter:
     objective = settings.objective
     parts = [key for key in LOSSES if _has(train, key)]
-    pictures = [_compare(train, validation, "loss", "Total loss", "loss", {})]
-    if len(parts) > 1:
-        for key in parts:
-            title, axis = LOSSES[key]
-            pictures.append(_compare(train, validation, key, title, axis, _chance(settings, key)))
+    words = "What is minimised, of the training crops and of fixed crops of validation subjects."
+    pictures = [_compare(train, validation, "loss", ("Total loss", "loss", words), {})]
+    for key in parts:
+        pictures.append(_compare(train, validation, key, LOSSES[key], _chance(settings, key)))
     asked = ASKED.get(objective.kind) or ASKED["three-task"]
     texts = [asked]
-    if len(parts) > 1:
+    if parts:
         texts.append(
             "The total is the sum of the three, each with its weight. Chance is what a network "
             "that has learned nothing reaches."
@@ -221,7 +231,7 @@ def _error_chapter(settings: PretrainSettings, train: Rows, validation: Rows) ->
     rows: list[dict[str, Any]] = []
     names = {}
     for part, source in (("training", train), ("validation", validation)):
-        for key, what in ((masked, "hidden"), (visible, "visible")):
+        for key, what in ((masked, "masked"), (visible, "visible")):
             names[f"{key} {part}"] = f"{what}, {part}"
             rows += [{"step": r["step"], f"{key} {part}": r[key]} for r in source if key in r]
     text = (
@@ -229,24 +239,29 @@ def _error_chapter(settings: PretrainSettings, train: Rows, validation: Rows) ->
         "SD is the standard deviation of the brain's intensities."
     )
     curve = loss_curves(rows, names, y_label=axis, title="Reconstruction error")
-    caption = f"{axis[0].upper()}{axis[1:]} of hidden and visible voxels."
+    caption = f"{axis[0].upper()}{axis[1:]} of masked and of visible voxels."
     return Chapter(
         "reconstruction",
         "Reconstruction error",
         paragraphs=[text],
-        pictures=[Picture(curve, caption, "Curves of the error of hidden and visible voxels.")],
+        pictures=[Picture(curve, caption, "Curves of the error of masked and of visible voxels.")],
     )
 
 
 def _compare(
-    train: Rows, validation: Rows, key: str, title: str, axis: str, levels: Mapping[str, float]
+    train: Rows,
+    validation: Rows,
+    key: str,
+    words: tuple[str, str, str],
+    levels: Mapping[str, float],
 ) -> Picture:
-    """One value in training and validation."""
+    """One value in training and validation; the words are title, axis and caption."""
+    title, axis, caption = words
     rows = [{"step": row["step"], "training": row[key]} for row in train if key in row]
     rows += [{"step": row["step"], "validation": row[key]} for row in validation if key in row]
     names = {"training": "training", "validation": "validation"}
     curve = loss_curves(rows, names, y_label=axis, title=title, levels=levels)
-    return Picture(curve, f"{title}: {axis}.", f"Curves of {title.lower()} in training.")
+    return Picture(curve, caption, f"Curves of {title.lower()} in training and validation.")
 
 
 def _pace_chapter(settings: PretrainSettings, train: Rows) -> Chapter:
@@ -257,27 +272,40 @@ def _pace_chapter(settings: PretrainSettings, train: Rows) -> Chapter:
     ]
     clip = settings.optimizer.clip_norm
     pictures = [
-        _single(train, "lr", "Learning rate", "learning rate"),
+        _single(train, "lr", "Learning rate", "learning rate", "A linear rise, then a cosine."),
         _single(
             train,
             "gradient_norm",
-            "Gradient norm before clipping",
-            "norm",
+            "Gradient norm",
+            "norm before clipping",
+            "Steps above the dotted line were shortened to it.",
             {} if clip is None else {"clipped above": clip},
         ),
-        _single(rows, "crops_per_s", "Throughput", "crops a second, all processes"),
-        _single(rows, "waiting", "Waiting for data", "share of the step's time (%)"),
+        _single(
+            rows,
+            "crops_per_s",
+            "Throughput",
+            "crops a second",
+            "Of all processes together, without validation and checkpoints.",
+        ),
+        _single(
+            rows,
+            "waiting",
+            "Waiting for data",
+            "share of the step's time (%)",
+            "What more workers or a faster disk could save.",
+        ),
     ]
     return Chapter("pace", "Optimiser and speed", pictures=pictures)
 
 
 def _single(
-    rows: Rows, key: str, title: str, axis: str, levels: Mapping[str, float] | None = None
+    rows: Rows,
+    key: str,
+    title: str,
+    axis: str,
+    caption: str,
+    levels: Mapping[str, float] | None = None,
 ) -> Picture:
-    curve = loss_curves(rows, {key: _as_name(title)}, y_label=axis, title=title, levels=levels)
-    return Picture(curve, f"{title}: {axis}.", f"Curve of {title.lower()}.")
-
-
-def _as_name(title: str) -> str:
-    """A title as the name of a curve."""
-    return title[0].lower() + title[1:]
+    curve = loss_curves(rows, {key: title.lower()}, y_label=axis, title=title, levels=levels)
+    return Picture(curve, caption, f"Curve of {title.lower()}.")

@@ -33,12 +33,12 @@ class _Target:
 
 
 TARGETS = (
-    _Target("sex_auc", "Sex", "area under the ROC curve", 0.5),
+    _Target("sex_auc", "Sex", "ROC AUC", 0.5),
     _Target("sex_accuracy", "Sex", "accuracy", "sex_chance_accuracy"),
     _Target("age_r2", "Age", "R²", 0.0),
     _Target("age_mae", "Age", "mean absolute error (years)", "age_chance_mae"),
     _Target("dark_r2", "Dark tissue", "R²", 0.0),
-    _Target("dark_mae", "Dark tissue", "mean absolute error (share)", "dark_chance_mae"),
+    _Target("dark_mae", "Dark tissue", "mean absolute error (% of the brain)", "dark_chance_mae"),
 )
 DRAWN = ("sex_auc", "age_r2", "dark_r2")
 
@@ -67,7 +67,7 @@ def feature_chapter(
         "entropy of their singular values). Near 1 they have collapsed.",
         f"Probes: ridge regression on the features, {NUM_FOLDS}-fold cross-validation over "
         f"subjects, the mean of {NUM_REPEATS} draws. Dark tissue is the share of brain voxels "
-        f"below {DARK_SD:g} SD in the first contrast: fluid, on T1w.",
+        f"below −{-DARK_SD:g} SD in the first contrast: fluid, on T1w.",
         *_not_probed(probes[-1], probed),
     ]
     pictures = [_rank_picture(probes), *_probe_pictures(probes)]
@@ -85,7 +85,7 @@ def probe_highlights(probes: Rows) -> list[Highlight]:
         if target.key in last and target.key in first:
             detail = f"{_chance(target, last):.2f} is chance; "
             detail += f"{first[target.key]:.2f} at step {first['step']}"
-            name = f"{target.title.lower()}, {target.axis} of a linear probe"
+            name = f"{target.title.lower()} by a linear probe ({target.axis})"
             tiles.append(Highlight(name, f"{last[target.key]:.2f}", detail))
             break
     return tiles
@@ -121,7 +121,7 @@ def _rank_picture(probes: Rows) -> Picture:
         {"rank": "effective rank"},
         y_label="directions",
         title="Effective rank of the features",
-        levels={"largest possible": float(probes[-1]["largest_rank"])},
+        levels={"collapsed": 1.0, "largest possible": float(probes[-1]["largest_rank"])},
     )
     return Picture(curve, "Effective rank; a fall towards 1 is collapse.", "Curve of the rank.")
 

@@ -40,14 +40,19 @@ def film_chapter(stage: Stage, settings: PretrainSettings, step: int) -> Chapter
 
 def _words(stage: Stage, settings: PretrainSettings) -> list[str]:
     part = "validation" if stage.split.validation else "training"
-    turned = (
-        " Crops are turned as the task turns them." if "three" in settings.objective.kind else ""
-    )
+    hidden = " Blue: masked."
+    if settings.objective.kind.startswith("three-task"):
+        hidden = (
+            " Crops are turned as the task turns them; what was cut out is filled with noise or "
+            "with pieces of another crop (blue: of its background)."
+        )
+    if settings.objective.kind == "cross-contrast":
+        hidden = " The input is a contrast that was left out."
     return [
-        f"One axial slice of the middle of the same {part} cases, hidden alike every time; the "
-        f"patient's right is on the left.{turned} Blue: hidden. Error: from black (0) to bright "
+        f"One axial slice of the middle of the same {part} cases, masked alike every time; the "
+        f"patient's right is on the left.{hidden} Error: from black (0) to bright "
         f"({BRIGHTEST_ERROR_SD:g} SD of the brain, or more). All that were taken are in the run's "
-        "folder `pictures`."
+        "folder, under pictures."
     ]
 
 

@@ -129,7 +129,7 @@ def probe(
         if stop():
             return None
         rows.append(_pooled(network, crops.to(stage.device)))
-        dark += [dark_share(crop[0].numpy()) for crop in crops]
+        dark += [dark_percent(crop[0].numpy()) for crop in crops]
     features = np.concatenate(rows).astype(np.float64)
     return {
         "kind": "probe",
@@ -144,10 +144,10 @@ def probe(
     }
 
 
-def dark_share(voxels: NDArray[np.float32]) -> float:
-    """Share of the brain's voxels (those that are not 0) that are dark."""
+def dark_percent(voxels: NDArray[np.float32]) -> float:
+    """Share of the brain's voxels (those that are not 0) that are dark, in percent."""
     brain = voxels[voxels != 0]
-    return float((brain < DARK_SD).mean()) if brain.size else 0.0
+    return float(100 * (brain < DARK_SD).mean()) if brain.size else 0.0
 
 
 def middle_of(store: Store, case: StoredCase, channels: Sequence[int], size: Triple) -> Tensor:
