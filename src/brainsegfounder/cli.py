@@ -121,6 +121,13 @@ def pretrain(
     overrides: Overrides = None,
     resume: Resume = False,
     may_change: MayChange = None,
+    participants: Annotated[
+        Path | None,
+        typer.Option("--participants", help="A table of age and sex, to probe features with."),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write for TensorBoard, too (extra: track).")
+    ] = False,
 ) -> None:
     """Self-supervised training: stage 1, or stage 2 with --from."""
     from brainsegfounder.recipes import load_recipe
@@ -128,7 +135,15 @@ def pretrain(
 
     settings = load_recipe(recipe, overrides or [])
     state = run_pretrain(
-        settings, data, out, start=start, fold=fold, resume=resume, may_change=may_change or ()
+        settings,
+        data,
+        out,
+        start=start,
+        fold=fold,
+        resume=resume,
+        may_change=may_change or (),
+        participants=participants,
+        tensorboard=tensorboard,
     )
     best = "" if state.best_value is None else f", validation loss {state.best_value:.3f}"
     typer.echo(f"{state.step} steps, best at {state.best_step}{best}: {out}")

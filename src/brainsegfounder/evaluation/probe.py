@@ -139,7 +139,7 @@ def _known(
 
 
 def _folds(values: Numbers, subjects: Sequence[str], seed: Sequence[int]) -> NDArray[np.int_]:
-    """A fold for each image: subjects in order of their values are dealt out, so folds are alike."""
+    """A fold for each image; subjects are dealt out in order of their values: folds are alike."""
     rng = np.random.default_rng(seed)
     first_of = {name: values[place] for place, name in reversed(list(enumerate(subjects)))}
     names = list(rng.permutation(sorted(first_of)))
