@@ -35,6 +35,7 @@ NUM_KEPT = 2
 # Two are kept, and the next is written beside them.
 NUM_AT_ONCE = NUM_KEPT + 1
 NAME = re.compile(r"^step-(\d{8,})$")
+SUM_LINE = re.compile(r"^([0-9a-f]{64})  ([\w.]+)$", re.MULTILINE)
 UNFINISHED = ".step-*.partial"
 MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 STATE, SUMS = "state.json", "SHA256SUMS"
@@ -145,21 +146,25 @@ def committed(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def check_checkpoint(path: Path) -> None:
+def check_checkpoint(path: Path) -> list[str]:
     """Compare every file of a checkpoint with its sum.
+
+    Returns:
+        Names of the files.
 
     Raises:
         CheckpointError: A file is missing or changed; the message names it.
     """
     try:
-        lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
-        sums = {name: sum_ for sum_, _, name in (line.partition("  ") for line in lines)}
-        missing = {MODEL, OPTIMIZER, STATE} - sums.keys()
-        if missing:
-            raise CheckpointError(f"{path / SUMS}: has no sum of {min(missing)}; it was cut off.")
+        text = (path / SUMS).read_bytes().decode("utf-8")
+        sums = {name: sum_ for sum_, name in SUM_LINE.findall(text)}
+        written = "".join(f"{sum_}  {name}\n" for name, sum_ in sums.items())
+        if text != written or not {MODEL, OPTIMIZER, STATE} <= sums.keys():
+            raise CheckpointError(f"{path / SUMS}: changed or cut off since it was written.")
         for name, expected in sums.items():
             if sha256(path / name) != expected:
                 raise CheckpointError(f"{path / name}: changed since it was written.")
+        return list(sums)
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: damaged checkpoint ({error}).") from error
 
@@ -170,10 +175,10 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, Tensors]:
     Raises:
         CheckpointError: A file is missing, changed or not what it should be.
     """
-    check_checkpoint(path)
+    names = check_checkpoint(path)
     try:
         record: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-        tensors = {file.name: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+        tensors = {name: load_file(path / name) for name in names if name != STATE}
         return TrainingState(**record), tensors
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged checkpoint ({error}).") from error

@@ -20,6 +20,12 @@ from brainsegfounder.training.randomness import generators
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushes of the disk, which test_checkpoint looks at, take most of the time here."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @dataclass(frozen=True)
 class ToyBatch:
     image: Tensor
