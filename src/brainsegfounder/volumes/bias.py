@@ -44,8 +44,8 @@ def correct_bias(
     result, findings = channels.copy(), []
     for number, channel in enumerate(channels):
         positive = brain & (channel > 0)
-        below, above = (np.count_nonzero(mask) for mask in (brain & (channel < 0), positive))
-        size = max(np.count_nonzero(brain), 1)
+        below, above = (int(mask.sum()) for mask in (brain & (channel < 0), positive))
+        size = max(int(brain.sum()), 1)
         if below > MAX_NEGATIVE * size or above < MIN_POSITIVE * size:
             message = (
                 f"contrast {number + 1} is below 0 in {below / size:.0%} of the brain and above in "

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling, batches
+from brainsegfounder.data.quarantine import QUARANTINE_NAME, Quarantine
 from brainsegfounder.data.splits import Split, folds_of_data, split_subjects
 from brainsegfounder.data.store import Store, StoredCase, check_store, open_store
 from brainsegfounder.errors import RecipeError, UsageError
@@ -189,6 +190,7 @@ def run_stage(
     """
     settings, recipe = stage.settings, stage.recipe
     dataset = PatchDataset(stage.store, cases, recipe.data.contrasts, sampling, recipe.seed)
+    quarantine = Quarantine(len(cases), stage.run.folder / QUARANTINE_NAME)
 
     def source(first_batch: int) -> Iterator[Batch]:
         return batches(
@@ -197,6 +199,7 @@ def run_stage(
             num_batches=settings.steps * settings.optimizer.accumulation - first_batch,
             batch_size=settings.batch_size,
             num_workers=settings.num_workers,
+            quarantine=quarantine,
         )
 
     with progress(settings.steps, what) as report:

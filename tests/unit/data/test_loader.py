@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from brainsegfounder.data.loader import PatchDataset, PatchSampling, batches
+from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling, batches
 from brainsegfounder.data.manifest import Case
 from brainsegfounder.data.store import StorePlan, open_store
 from brainsegfounder.data.store_writer import finish_store, write_case
 from brainsegfounder.errors import DataError
 from brainsegfounder.settings import AugmentSettings, PreparationSettings
 from brainsegfounder.volumes.preparation import prepare
+from brainsegfounder.volumes.volume import Volume
 
 SETTINGS = PreparationSettings(spacing_mm=None, margin_mm=2.0)
 NAMES = ("a", "b", "c")
@@ -37,6 +38,8 @@ def dataset(store, seed=0, contrasts=CONTRASTS, **sampling):
 def same(one, other):
     return (
         one.cases == other.cases
+        and one.subjects == other.subjects
+        and one.numbers == other.numbers
         and torch.equal(one.image, other.image)
         and torch.equal(one.labels, other.labels)
     )
@@ -100,10 +103,13 @@ def test_batches_go_on_where_another_run_stopped(store, num_workers):
     assert all(map(same, whole[2:], rest))
     assert same(
         whole[1],
-        type(whole[1])(
+        Batch(
             torch.cat([data[2].image, data[3].image]),
             torch.cat([data[2].labels, data[3].labels]),
+            None,
             data[2].cases + data[3].cases,
+            data[2].subjects + data[3].subjects,
+            data[2].numbers + data[3].numbers,
         ),
     )
 
@@ -151,3 +157,96 @@ def test_a_batch_moves_whole(store):
 def test_a_split_without_a_case_is_refused(store):
     with pytest.raises(DataError, match="no case to draw patches from"):
         PatchDataset(store, [], CONTRASTS, PatchSampling((4, 4, 4)), 0)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
+def test_batches_are_the_same_for_any_number_of_workers(store, num_workers):
+    data = dataset(store, augment=AugmentSettings(noise=1.0), crops_per_case=2)
+    options = {"first_batch": 1, "num_batches": 7, "batch_size": 2}
+    plain = list(batches(data, num_workers=0, **options))
+    assert len(plain) == 7
+    assert all(map(same, plain, batches(data, num_workers=num_workers, **options)))
+
+
+def test_patches_of_a_run_are_numbered_without_a_gap(store):
+    data = dataset(store, crops_per_case=3)
+    every = list(batches(data, first_batch=2, num_batches=2, batch_size=2, num_workers=0))
+    assert [n for batch in every for n in batch.numbers] == list(range(12, 24))
+
+
+@pytest.fixture(scope="module")
+def masked(draw_brain, tmp_path_factory):
+    """A store of two cases: one with a deface and an anatomy mask, one with none."""
+    folder = tmp_path_factory.mktemp("masked")
+    cases = [Case(name, name, {}) for name in ("masked", "plain")]
+    for seed, case in enumerate(cases):
+        image, labels = draw_brain(num_contrasts=2, seed=seed)
+        masks = {}
+        if case.case == "masked":
+            deface, anatomy = np.zeros((2, *labels.voxels.shape), dtype=np.int16)
+            deface[:, :, 20:], anatomy[:, 4:] = 1, 1
+            masks = {
+                "deface": Volume(deface, labels.affine),
+                "anatomy": Volume(anatomy, labels.affine),
+            }
+        write_case(folder, case, prepare(image, SETTINGS, labels, masks=masks))
+    finish_store(folder, cases, StorePlan(CONTRASTS, SETTINGS))
+    return open_store(folder)
+
+
+def test_valid_is_inside_the_anatomy_mask_and_outside_the_deface_mask(masked):
+    data = dataset(masked, with_valid=True, patch_size_vox=(64, 64, 64), with_labels=False)
+    of = {sample.cases[0]: sample for sample in (data[0], data[1])}
+    case = next(case for case in masked.cases if case.case == "masked")
+    hidden, shown = (masked.mask(case, name)[:] > 0 for name in ("deface", "anatomy"))
+    assert of["masked"].valid.dtype == torch.bool
+    assert of["masked"].valid.shape == (1, 1, 64, 64, 64)
+    wanted = np.count_nonzero(shown & ~hidden)
+    assert int(of["masked"].valid.sum()) == wanted > 0
+    assert of["plain"].valid.all(), "a case without masks shows anatomy everywhere"
+
+
+def test_valid_follows_the_flips_of_the_image(masked):
+    whole = {"patch_size_vox": (64, 64, 64), "with_valid": True}
+    still = AugmentSettings(flip=0.0, scale_intensity=0.0, shift_intensity=0.0)
+    turning = still.model_copy(update={"flip": 1.0})
+    one, other = (dataset(masked, augment=settings, **whole) for settings in (still, turning))
+    for number in range(2):
+        for name in ("image", "labels", "valid"):
+            plain, flipped = (getattr(data[number], name) for data in (one, other))
+            assert torch.equal(plain.flip(2, 3, 4), flipped)
+
+
+def test_no_valid_mask_is_made_where_no_case_has_one(store):
+    assert dataset(store, with_valid=True)[0].valid is None
+
+
+def test_crops_have_the_brain_that_is_asked_for(store):
+    small = {"patch_size_vox": (8, 8, 8), "with_labels": False, "seed": 3}
+    shares = [
+        [
+            float((dataset(store, min_brain=least, **small)[n].image[0, 0] != 0).float().mean())
+            for n in range(30)
+        ]
+        for least in (0.0, 0.9)
+    ]
+    assert min(shares[0]) < 0.5
+    assert sum(share < 0.9 for share in shares[1]) <= 1
+    assert sum(shares[1]) > sum(shares[0])
+
+
+def test_of_crops_with_too_little_brain_the_best_of_ten_is_taken(store, monkeypatch):
+    data = dataset(store, min_brain=1.0, patch_size_vox=(24, 24, 24), with_labels=False)
+    drawn = []
+    start = PatchDataset._start
+    monkeypatch.setattr(PatchDataset, "_start", lambda *a: drawn.append(start(*a)) or drawn[-1])
+    sample = data[0]
+    case = next(case for case in store.cases if case.case == sample.cases[0])
+    whole = torch.from_numpy(store.image(case)[:].astype(np.float32))
+    padded = torch.nn.functional.pad(whole, (24,) * 6)
+    brains = []
+    for i, j, k in drawn:
+        box = padded[0, i + 24 : i + 48, j + 24 : j + 48, k + 24 : k + 48]
+        brains.append(float((box != 0).float().mean()))
+    assert len(drawn) == 10
+    assert float((sample.image[0, 0] != 0).float().mean()) == max(brains)
