@@ -44,12 +44,12 @@ def correct_bias(
     result, findings = channels.copy(), []
     for number, channel in enumerate(channels):
         positive = brain & (channel > 0)
-        below, above = (np.count_nonzero(mask) for mask in (brain & (channel < 0), positive))
-        size = max(np.count_nonzero(brain), 1)
-        if below > MAX_NEGATIVE * size or above < MIN_POSITIVE * size:
+        size = max(int(brain.sum()), 1)
+        below, above = int((brain & (channel < 0)).sum()) / size, int(positive.sum()) / size
+        if below > MAX_NEGATIVE or above < MIN_POSITIVE:
             message = (
-                f"contrast {number + 1} is below 0 in {below / size:.0%} of the brain and above in "
-                f"{above / size:.0%}; left without N4."
+                f"contrast {number + 1} is below 0 in {below:.0%} of the brain and above in "
+                f"{above:.0%}; left without N4."
             )
             findings.append(Finding("bias_left", case, message, "warning"))
             continue
