@@ -37,7 +37,7 @@ from brainsegfounder.volumes.volume import Grid, Triple, Volume
 
 FORMAT = 2
 # Raise it when the same files and settings come out otherwise: then every stored case is stale.
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
