@@ -51,6 +51,26 @@ def test_resume_with_another_recipe_names_each_field_that_changed(tmp_path, reci
     assert "steps" not in message
 
 
+def test_F07_a_field_that_is_allowed_to_change_may_and_no_other(tmp_path, recipe, caplog):
+    first = open_run(tmp_path / "run", recipe, resume=False)
+    other = load_recipe("demo-stage1", ["pretrain.num_workers=2", "pretrain.steps=7"])
+    allowed = ["pretrain.steps", "pretrain.num_workers"]
+    again = open_run(tmp_path / "run", other, resume=True, may_change=allowed)
+    assert [told.partition(" was")[0] for told in again.changes] == sorted(allowed)
+    assert "goes on with another recipe: pretrain.num_workers was 0, now 2" in caplog.text
+    with pytest.raises(RecipeError, match=r"pretrain\.num_workers was 0, now 2\).*--allow-config"):
+        open_run(tmp_path / "run", other, resume=True, may_change=["pretrain.steps"])
+    # What the run was started with stays, and identifies it to its checkpoints.
+    assert load_recipe(again.folder) == recipe
+    assert again.recipe_sha256 == first.recipe_sha256
+
+
+def test_F07_a_field_that_no_recipe_has_cannot_be_allowed(tmp_path, recipe):
+    with pytest.raises(RecipeError, match=r"did you mean 'pretrain\.num_workers'"):
+        open_run(tmp_path / "run", recipe, resume=True, may_change=["pretrain.num_worker"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_resume_names_a_section_that_came_or_went(tmp_path, recipe):
     open_run(tmp_path / "run", recipe, resume=False)
     other = load_recipe("demo-target")
@@ -76,6 +96,22 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path, recipe):
     for length in range(1, len(whole)):
         (run.folder / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n' + whole[:length])
         assert run.records() == [{"kind": "train", "step": 1}]
+
+
+def test_F29_a_record_after_one_that_was_cut_off_is_a_line_of_its_own(tmp_path, recipe):
+    run = open_run(tmp_path / "run", recipe, resume=False)
+    run.record({"kind": "train", "step": 1})
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')
+    run.record({"kind": "train", "step": 3})
+    run.record({"kind": "train", "step": 4})
+    assert [record["step"] for record in run.records()] == [1, 3, 4]
+
+
+def test_rewinding_a_run_that_has_no_record_yet_makes_none(tmp_path, recipe):
+    run = open_run(tmp_path / "run", recipe, resume=False)
+    run.rewind(0)
+    assert not (run.folder / "metrics.jsonl").exists()
 
 
 def test_rewinding_drops_later_records_and_a_cut_off_line(tmp_path, recipe):

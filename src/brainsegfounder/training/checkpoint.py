@@ -309,8 +309,9 @@ def _restore_moments(learner: Learner, moments: dict[str, Tensor]) -> None:
     for key_and_name, value in moments.items():
         key, _, name = key_and_name.partition(":")
         # AdamW keeps its step counter on the CPU; its moments lie in memory as the weights do.
-        place = value if key == "step" else torch.empty_like(parameters[name]).copy_(value)
-        learner.optimizer.state[parameters[name]][key] = place.detach()
+        # A copy in either case: what was read is a view of a file that will be dropped.
+        like = value if key == "step" else parameters[name].detach()
+        learner.optimizer.state[parameters[name]][key] = torch.empty_like(like).copy_(value)
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -273,7 +273,8 @@ class _Session:
         return self.signals.interrupted(told)
 
     def _not_finite(self) -> str:
-        cases = ", ".join(sorted({case for batch in self.bad_batches for case in batch["cases"]}))
+        found = sorted({case for batch in self.bad_batches for case in batch["cases"]})
+        cases = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
         return (
             f"step {self.state.step}: loss or gradient was not finite {MAX_SKIPPED_IN_A_ROW} times "
             f"in a row (cases: {cases}); expected numbers. Lower optimizer.peak_lr, or look at "
