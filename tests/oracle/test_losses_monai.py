@@ -16,7 +16,7 @@ def _case() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_dice_on_regions_equals_monai() -> None:
     logits, targets = _case()
-    ours = segmentation_loss(logits, targets, target="regions", loss="dice")["dice"]
+    ours = segmentation_loss(logits, targets, target="regions", loss="dice").parts["dice"]
     theirs = monai_losses.DiceLoss(sigmoid=True)(logits, targets)
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
 
@@ -24,7 +24,8 @@ def test_dice_on_regions_equals_monai() -> None:
 def test_dice_and_cross_entropy_on_classes_equal_monai() -> None:
     logits, targets = _case()
     one_hot = torch.nn.functional.one_hot(targets.argmax(dim=1), 3).movedim(-1, 1).float()
-    ours = sum(segmentation_loss(logits, one_hot, target="classes", loss="dice-ce").values())
+    losses = segmentation_loss(logits, one_hot, target="classes", loss="dice-ce")
+    ours = sum(losses.parts.values())
     theirs = monai_losses.DiceCELoss(softmax=True, include_background=False)
     dice = theirs.dice(logits, one_hot)
     ce = torch.nn.functional.cross_entropy(logits, one_hot)

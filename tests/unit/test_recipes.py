@@ -11,7 +11,8 @@ from brainsegfounder.recipes import (
     parse_recipe,
     shipped_recipes,
 )
-from brainsegfounder.settings import Recipe
+from brainsegfounder.settings import Recipe, ThreeTaskSettings
+from brainsegfounder.settings.objectives import KINDS
 
 SHIPPED = shipped_recipes()
 SMALL = """
@@ -277,3 +278,114 @@ def small_recipe_reading():
 def test_anything_else_without_a_recipe_is_refused(override, message):
     with pytest.raises(RecipeError, match=message):
         load_reading([override])
+
+
+# --- objectives of pretraining
+
+
+def asked(tmp_path, *overrides, contrasts="[T1w, FLAIR]"):
+    text = SMALL.replace("[T1w]", contrasts) + "pretrain: {steps: 3}\n"
+    return load_recipe(saved(tmp_path, text), list(overrides)).pretrain
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_objective_is_one_word_away_and_feeds_back(tmp_path, kind):
+    objective = asked(tmp_path, f"pretrain.objective.kind={kind}").objective
+    assert objective.kind == kind
+    recipe = load_recipe(tmp_path / "r.yaml", [f"pretrain.objective.kind={kind}"])
+    assert load_recipe(saved(tmp_path, dump_recipe(recipe), "again.yaml")) == recipe
+
+
+def test_without_a_word_the_objective_is_the_papers(tmp_path):
+    assert asked(tmp_path).objective == ThreeTaskSettings()
+    assert asked(tmp_path, "pretrain.objective={rotation: {weight: 2}}").objective.kind == (
+        "three-task"
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if load_recipe(n).pretrain is not None])
+@pytest.mark.parametrize("kind", ["three-task-fixed", "mae", "simmim"])
+def test_another_kind_starts_afresh_over_a_shipped_recipe(name, kind):
+    recipe = load_recipe(name, [f"pretrain.objective.kind={kind}"])
+    assert recipe.pretrain.objective == type(recipe.pretrain.objective)()
+
+
+def test_a_setting_given_after_the_kind_is_kept(tmp_path):
+    settings = asked(tmp_path, "pretrain.objective.kind=mae", "pretrain.objective.block_vox=32")
+    assert (settings.objective.kind, settings.objective.block_vox) == ("mae", 32)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["kind=mea"], r"pretrain\.objective\.kind: no such kind 'mea'; did you mean 'mae'\?"),
+        (
+            ["kind=x"],
+            r"no such kind 'x'; expected one of three-task, three-task-fixed, mae, simmim",
+        ),
+        (
+            ["masked_only=true"],
+            r"masked_only: no field of kind three-task; it belongs to three-task",
+        ),
+        (["kind=mae", "rotation={}"], r"objective\.rotation: no field of kind mae; it belongs to"),
+        (
+            ["kind=mae", "block_vx=8"],
+            r"no such field; did you mean 'pretrain\.objective\.block_vox'",
+        ),
+        (["kind=mae", "block_vox=18"], r"objective\.block_vox: found 18"),
+        (["kind=mae", "block_vox=64"], "every side must be a multiple of objective.block_vox"),
+        (["kind=mae", "max_ratio=1.0"], r"objective\.max_ratio: found 1\.0"),
+        (["kind=simmim", "min_ratio=0.9"], r"min_ratio 0\.9 is above max_ratio 0\.75"),
+        (["kind=three-task-fixed", "min_brain=2"], r"objective\.min_brain: found 2"),
+        (["contrastive={temperature: 0}"], r"objective\.contrastive\.temperature: found 0"),
+    ],
+)
+def test_impossible_objectives_are_refused(tmp_path, overrides, message):
+    with pytest.raises(RecipeError, match=message):
+        asked(tmp_path, *(f"pretrain.objective.{text}" for text in overrides))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        ("three-task", [64, 64, 96], "the last two sides must be equal"),
+        ("three-task-fixed", [96, 64, 64], "all sides must be equal"),
+        ("mae", [64, 64, 96], ""),
+        ("simmim", [64, 96, 128], ""),
+        ("cross-contrast", [64, 64, 96], ""),
+        ("three-task", [96, 64, 64], ""),
+    ],
+)
+def test_each_kind_says_which_crops_it_can_use(tmp_path, kind, size, message):
+    overrides = [f"pretrain.patch_size_vox={size}", f"pretrain.objective={{kind: {kind}}}"]
+    if message:
+        with pytest.raises(RecipeError, match=message):
+            asked(tmp_path, *overrides)
+    else:
+        assert asked(tmp_path, *overrides).patch_size_vox == tuple(size)
+
+
+def test_turns_about_one_axis_need_equal_sides_in_its_plane_only(tmp_path):
+    objective = "pretrain.objective={kind: three-task-fixed, all_axes: false}"
+    assert asked(tmp_path, "pretrain.patch_size_vox=[96, 64, 64]", objective)
+    with pytest.raises(RecipeError, match="the last two sides must be equal"):
+        asked(tmp_path, "pretrain.patch_size_vox=[64, 64, 96]", objective)
+
+
+def test_a_crop_of_too_few_blocks_is_refused(tmp_path):
+    blocks = "pretrain.objective={kind: mae, block_vox: 64}"
+    with pytest.raises(RecipeError, match="leaves fewer than 8 blocks"):
+        asked(tmp_path, "pretrain.patch_size_vox=[64, 64, 128]", blocks)
+    assert asked(tmp_path, "pretrain.patch_size_vox=[128, 128, 128]", blocks)
+
+
+def test_cross_contrast_needs_two_contrasts(tmp_path):
+    with pytest.raises(RecipeError, match="cross-contrast restores contrasts from others"):
+        asked(tmp_path, "pretrain.objective.kind=cross-contrast", contrasts="[T1w]")
+
+
+def test_a_field_of_several_kinds_says_whose_it_is():
+    known = dict(fields())
+    assert known["pretrain.objective.block_vox"].startswith("mae, simmim: ")
+    assert known["pretrain.objective.masked_only"].startswith("three-task-fixed: ")
+    assert explain_fields("pretrain.objective")[0][0] == "pretrain.objective"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from brainsegfounder.settings.section import Fraction, PatchSize, Positive, Section
+
+# Of fewer blocks, no share of them is near the one that is asked for.
+MIN_BLOCKS = 8
 
 Weight = Annotated[float, Field(ge=0.0)]
 
@@ -123,6 +127,8 @@ class MaskingSettings(Section):
         """Why crops of this size cannot be asked this; empty where they can."""
         if any(side % self.block_vox for side in patch_size_vox):
             return f"every side must be a multiple of objective.block_vox ({self.block_vox})"
+        if math.prod(side // self.block_vox for side in patch_size_vox) < MIN_BLOCKS:
+            return f"objective.block_vox ({self.block_vox}) leaves fewer than {MIN_BLOCKS} blocks"
         return ""
 
 

@@ -65,3 +65,16 @@ def test_crops_of_32_voxels_are_refused():
         network, crops = SSLNetwork(1, "nano"), torch.empty(2, 1, 32, 32, 32)
     with pytest.raises(UsageError, match="instance normalisation"):
         network(crops)
+
+
+def test_ten_rotations_are_told_apart_where_all_axes_are_turned():
+    with torch.device("meta"):
+        outputs = SSLNetwork(1, "nano", num_rotations=10)(torch.empty(2, 1, 64, 32, 32))
+    assert outputs.rotation_logits.shape == (2, 10)
+
+
+def test_pooling_changes_which_tokens_are_read_and_no_weight():
+    with torch.device("meta"):
+        corners, pooled = (SSLNetwork(1, "nano", pooled_heads=value) for value in (False, True))
+    shapes = [{n: v.shape for n, v in net.state_dict().items()} for net in (corners, pooled)]
+    assert shapes[0] == shapes[1]

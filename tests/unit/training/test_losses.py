@@ -41,6 +41,6 @@ def test_the_loss_has_a_cross_entropy_part_only_when_asked(target: str) -> None:
     targets = class_targets(labels, [1, 2])
     both = segmentation_loss(logits, targets, target=target, loss="dice-ce")  # type: ignore[arg-type]
     alone = segmentation_loss(logits, targets, target=target, loss="dice")  # type: ignore[arg-type]
-    assert set(both) == {"dice", "ce"}
-    assert set(alone) == {"dice"}
-    assert both["dice"] == alone["dice"]
+    assert set(both.parts) == {"dice", "ce"}
+    assert set(alone.parts) == {"dice"}
+    assert both.parts["dice"] == alone.parts["dice"]
