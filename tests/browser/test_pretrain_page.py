@@ -1,20 +1,22 @@
 """The page of a pretraining run in a real browser: it fits, and it reads itself anew."""
 
+import base64
 import html
 import json
 import os
 import re
 import subprocess
 import threading
-import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from brainsegfounder.evaluation.figures import loss_curves
 from brainsegfounder.evaluation.mosaic_restored import RestoredCrop, restored_pictures
-from brainsegfounder.evaluation.report import Chapter, Film, Picture, Report, write_report
+from brainsegfounder.evaluation.report import Chapter, Film, Picture, Report, render, write_report
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = [
@@ -62,8 +64,6 @@ def film():
 
 
 def uri(png):
-    import base64
-
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
@@ -95,20 +95,38 @@ def test_pictures_over_time_are_seen_apart_and_the_page_fits_the_window(tmp_path
     assert result["status"] == "Running: step 3 of 9."
 
 
+class Served(BaseHTTPRequestHandler):
+    """The running page to the first who asks, the finished one to all others."""
+
+    pages: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        body = (self.pages.pop(0) if len(self.pages) > 1 else self.pages[0]).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
 def test_a_browser_that_shows_a_running_page_comes_to_show_its_end(tmp_path):
-    page = tmp_path / "report.html"
-    write_report(page, Report("t", status="Running: step 1.", reload_s=1))
-
-    def finish():
-        time.sleep(0.5)
-        write_report(page, Report("t", status="Finished after 2 steps."))
-
-    thread = threading.Thread(target=finish)
+    running = render(Report("t", status="Running: step 1.", reload_s=1))
+    finished = render(Report("t", status="Finished after 2 steps."))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Served)
+    thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    deadline = time.monotonic() + 60
-    seen = ""
-    # Chromium prints what it shows after the time given; a slow machine may need more than once.
-    while "Finished after 2 steps." not in seen and time.monotonic() < deadline:
-        seen = chromium(tmp_path, "--timeout=4000", "--dump-dom", page.as_uri())
-    thread.join()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}/report.html"
+        Served.pages = [running, finished]
+        seen = chromium(tmp_path, "--virtual-time-budget=6000", "--dump-dom", address)
+        Served.pages = [running.replace('http-equiv="refresh"', 'name="none"'), finished]
+        without = chromium(tmp_path, "--virtual-time-budget=6000", "--dump-dom", address)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
     assert "Finished after 2 steps." in seen
+    assert "Running: step 1." in without
