@@ -92,7 +92,12 @@ def test_the_page_shows_errors_rank_and_pictures_of_every_objective(
     assert page.count("data:image/png") == len(pictured(stage)) * (2 + 2)
     assert 'http-equiv="refresh" content="60"' in page
     assert "Running: step 1 of 2 (50%)" in page
-    for words in ("Reconstruction error", "Effective rank", "--participants", "Of all processes"):
+    for words in (
+        "Reconstruction error",
+        "Effective rank",
+        "at least 20 subjects",
+        "Of all processes",
+    ):
         assert words in page, words
     assert 0 < found["rank"] <= found["largest_rank"]
     assert torch.equal(before, torch.get_rng_state())
@@ -208,13 +213,14 @@ def test_collapse_waiting_and_lost_steps_are_warned_of(cohort: Path, tmp_path: P
     stage, settings = stage_of(cohort, tmp_path / "run", "simmim", pretrain__steps=9)
     for step in (1, 2, 3):
         stage.run.record(last_record(step, skipped=float(step == 2), masked=0.5, visible=0.4))
-    probe_record = {"kind": "probe", "step": 3, "rank": 1.2, "largest_rank": 4, "num_images": 5}
+    probe_record = {"kind": "probe", "step": 3, "rank": 1.2, "largest_rank": 31, "num_images": 32}
     stage.run.record(probe_record)
     page = write_pretrain_page(stage, settings, state_at(3), Probed(()))
     text = page.read_text()
     assert "1 of 3 steps were left out" in text
     assert "25% was spent waiting for data" in text
     assert "effective rank of 1.2: they have collapsed" in text
+    assert "no table of participants was given (--participants)" in text
 
 
 def test_of_a_step_that_was_made_twice_the_last_record_counts() -> None:
