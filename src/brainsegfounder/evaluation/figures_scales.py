@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from brainsegfounder.errors import DataError, Problem
@@ -138,6 +139,7 @@ def _decorate(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=10, color=INK)
     axes.set_xlabel("optimiser step", color=INK)
     axes.set_ylabel("total loss of the three tasks", color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(color=FAINT, lw=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, labelsize=9, length=3, labelleft=True)

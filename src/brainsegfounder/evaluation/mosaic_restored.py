@@ -54,11 +54,12 @@ def restored_pictures(crop: RestoredCrop) -> dict[str, bytes]:
     masked = _grey(np.where(brain | hidden, seen, -np.inf), window)
     masked[hidden & (seen == 0)] = HIDDEN_BLUE
     error = np.abs(restored - whole) / BRIGHTEST_ERROR_SD
+    error = np.clip(np.nan_to_num(error, nan=1.0), 0.0, 1.0)
     return {
         "input": _png(_grey(np.where(brain, whole, -np.inf), window)),
         "masked": _png(masked),
         "restored": _png(_grey(np.where(brain, restored, -np.inf), window)),
-        "error": _png(mpl.colormaps["inferno"](np.nan_to_num(error, nan=1.0))[..., :3]),
+        "error": _png(mpl.colormaps["inferno"](error)[..., :3]),
     }
 
 

@@ -25,6 +25,8 @@ RELOAD_S = 60
 RECENT = 100
 MUCH_WAITING = 0.2
 COLLAPSED_RANK = 2.0
+# Of a few brains the rank is low, however they look.
+FEWEST_DIRECTIONS = 10
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -141,7 +143,9 @@ def _highlights(settings: PretrainSettings, records: Mapping[str, Rows]) -> list
     masked, _, _ = ERRORS[settings.objective.kind]
     judged = records["validation"] or records["train"]
     part = "validation" if records["validation"] else "training"
-    names = {"loss": f"loss, {part}", masked: f"error where masked, {part}"}
+    names = {"loss": f"loss, {part}"}
+    if masked != "masked":  # else it is the loss itself
+        names[masked] = f"error where masked, {part}"
     tiles = [_tile(judged, key, name) for key, name in names.items() if _has(judged, key)]
     if records["train"] and "crops_per_s" in records["train"][-1]:
         rate, waiting = _pace(records["train"])
@@ -181,10 +185,11 @@ def _warnings(records: Mapping[str, Rows]) -> list[str]:
             f"Of the last {min(RECENT, len(train))} steps' time, {_pace(train)[1]:.0%} was spent "
             "waiting for data. Raise pretrain.num_workers, or put the store on a faster disk."
         )
-    if probes and probes[-1]["step"] and probes[-1]["rank"] < COLLAPSED_RANK:
+    last = probes[-1] if probes else {"step": 0}
+    if last["step"] and last["rank"] < COLLAPSED_RANK and last["largest_rank"] >= FEWEST_DIRECTIONS:
         warnings.append(
-            f"The features have an effective rank of {probes[-1]['rank']:.1f}: they have "
-            "collapsed, and all brains look alike to this encoder."
+            f"The features have an effective rank of {last['rank']:.1f}: they have collapsed, and "
+            "all brains look alike to this encoder."
         )
     return warnings
 

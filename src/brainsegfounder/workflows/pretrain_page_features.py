@@ -65,13 +65,24 @@ def feature_chapter(
         "only what lies above it has been learned here.",
         "Effective rank: how many directions the features spread over (the exponential of the "
         "entropy of their singular values). Near 1 they have collapsed.",
-        f"Probes: ridge regression on the features, {NUM_FOLDS}-fold cross-validation over "
-        f"subjects, the mean of {NUM_REPEATS} draws. Dark tissue is the share of brain voxels "
-        f"below −{-DARK_SD:g} SD in the first contrast: fluid, on T1w.",
-        *_not_probed(probes[-1], probed),
+        *_probe_words(probes[-1], probed),
     ]
     pictures = [_rank_picture(probes), *_probe_pictures(probes)]
     return Chapter("features", title, paragraphs=texts, pictures=pictures, tables=[_table(probes)])
+
+
+def _probe_words(last: Mapping[str, Any], probed: Probed) -> list[str]:
+    if last["num_images"] < FEWEST_SUBJECTS:
+        return [
+            f"Linear probes need at least {FEWEST_SUBJECTS} subjects; the run has "
+            f"{last['num_images']}."
+        ]
+    return [
+        f"Probes: ridge regression on the features, {NUM_FOLDS}-fold cross-validation over "
+        f"subjects, the mean of {NUM_REPEATS} draws. Dark tissue is the share of brain voxels "
+        f"below −{-DARK_SD:g} SD in the first contrast: fluid, on T1w.",
+        *_not_probed(last, probed),
+    ]
 
 
 def probe_highlights(probes: Rows) -> list[Highlight]:

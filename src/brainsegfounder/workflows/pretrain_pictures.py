@@ -100,5 +100,5 @@ def _crop(shown: Restored, number: int, contrast: int, seen: int) -> RestoredCro
         whole=shown.whole[number, contrast].float().cpu().numpy(),
         seen=shown.seen[number, seen].float().cpu().numpy(),
         restored=shown.restored[number, contrast].float().cpu().numpy(),
-        hidden=shown.hidden[number, contrast].cpu().numpy(),
+        hidden=shown.hidden[number, seen].cpu().numpy(),
     )

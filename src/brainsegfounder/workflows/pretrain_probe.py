@@ -81,14 +81,13 @@ def choose_probed(
     subjects = (*stage.split.validation, *stage.split.train)
     first_of = {case.subject: case for case in reversed(stage.cases(subjects))}
     cases = [first_of[subject] for subject in subjects if subject in first_of]
-    passes = 3 * settings.steps * settings.batch_size * settings.crops_per_case
-    num_probes = len(probe_steps(settings.steps, settings.validate_every))
-    room = int(COST_SHARE * passes * settings.optimizer.accumulation / num_probes)
-    most = min(MOST_PROBED, max(FEWEST_PROBED, room))
+    most = _most_probed(settings)
     if participants is None:
         return Probed(tuple(spread_evenly(cases, most)))
-    rows = participants.rows
-    known = [case for case in cases if rows.get(subject_key(case.subject))]
+    rows = {
+        subject: row for subject, row in participants.rows.items() if {"age", "sex"} & row.keys()
+    }
+    known = [case for case in cases if subject_key(case.subject) in rows]
     if not known:
         example = cases[0].subject if cases else "none"
         raise UsageError(
@@ -100,6 +99,13 @@ def choose_probed(
     found = [rows[subject_key(case.subject)] for case in chosen]
     ages = np.array([float(row.get("age", "nan")) for row in found])
     return Probed(chosen, _two_classes([row.get("sex") for row in found]), ages, len(known))
+
+
+def _most_probed(settings: PretrainSettings) -> int:
+    crops = settings.batch_size * settings.crops_per_case * settings.optimizer.accumulation
+    num_probes = len(probe_steps(settings.steps, settings.validate_every))
+    room = int(COST_SHARE * 3 * settings.steps * crops / num_probes)
+    return min(MOST_PROBED, max(FEWEST_PROBED, room))
 
 
 def probe(
@@ -194,7 +200,9 @@ def _pooled(network: nn.Module, crops: Tensor) -> NDArray[np.float32]:
 def _number(
     name: str, features: Values, values: Values | None, subjects: Sequence[str]
 ) -> dict[str, float]:
-    found = None if values is None else probe_number(features, values, subjects)
+    if values is None or not np.isfinite(features).all():
+        return {}
+    found = probe_number(features, values, subjects)
     if found is None:
         return {}
     return {
@@ -208,7 +216,9 @@ def _number(
 def _classes(
     name: str, features: Values, is_first: Values | None, subjects: Sequence[str]
 ) -> dict[str, float]:
-    found = None if is_first is None else probe_classes(features, is_first, subjects)
+    if is_first is None or not np.isfinite(features).all():
+        return {}
+    found = probe_classes(features, is_first, subjects)
     if found is None:
         return {}
     return {
