@@ -94,7 +94,11 @@ def loss_curves(
         axes.axhline(value, color=INK, lw=1.2, ls=(0, (1, 2)), label=f"{label} ({value:.3g})")
     everything = np.concatenate([values for _, values in curves.values()])
     _scale_y(axes, np.append(everything, list((levels or {}).values())))
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    all_steps = np.unique(np.concatenate([steps for steps, _ in curves.values()]))
+    if len(all_steps) == 1:  # a span of nothing has no round steps in it
+        axes.set_xticks(all_steps)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     legend_above(axes, num_entries=len(curves) + len(levels or {}))
     return svg_uri(figure)

@@ -42,8 +42,8 @@ class RestoredCrop:
 def restored_pictures(crop: RestoredCrop) -> dict[str, bytes]:
     """PNG files by name: those of `GIVEN`, then those of `MADE`.
 
-    The slice is the one of the middle half with most hidden brain. The patient's right is on the
-    left, as long as the task has not turned the crop.
+    The slice is the one of the middle half that has most of both hidden and visible brain. The
+    patient's right is on the left, as long as the task has not turned the crop.
     """
     whole, seen, restored, hidden = (
         _drawn(part, _best_slice(crop))
@@ -66,8 +66,10 @@ def restored_pictures(crop: RestoredCrop) -> dict[str, bytes]:
 def _best_slice(crop: RestoredCrop) -> int:
     depth = crop.whole.shape[2]
     middle = range(depth // 4, depth - depth // 4)
-    hidden_brain = (crop.hidden & (crop.whole != 0)).sum(axis=(0, 1))
-    return max(middle, key=lambda k: (int(hidden_brain[k]), -abs(k - depth // 2)))
+    brain = crop.whole != 0
+    hidden, visible = ((brain & there).sum(axis=(0, 1)) for there in (crop.hidden, ~crop.hidden))
+    both = np.minimum(hidden, visible)
+    return max(middle, key=lambda k: (int(both[k]), -abs(k - depth // 2)))
 
 
 def _drawn(part: NDArray[Any], k: int) -> NDArray[Any]:

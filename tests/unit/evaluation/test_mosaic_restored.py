@@ -51,6 +51,16 @@ def test_a_network_that_says_no_numbers_can_be_drawn(value):
     assert pixels(pictures["error"])[8, 8].sum() > 500
 
 
+def test_the_slice_shows_both_what_is_hidden_and_what_is_not():
+    hidden = np.zeros((16, 16, 16), bool)
+    hidden[:, :, 9:] = True  # whole slices, as large blocks do
+    hidden[4:12, 4:12, 6] = True
+    whole = crop().whole
+    masked = pixels(restored_pictures(crop(hidden=hidden, seen=whole * ~hidden))["masked"])
+    is_blue = masked[..., 2] > masked[..., 0] + 40
+    assert is_blue.sum() == 64
+
+
 def test_an_empty_crop_can_be_drawn():
     empty = np.zeros((8, 8, 8), np.float32)
     pictures = restored_pictures(RestoredCrop(empty, empty, empty, empty > 0))
