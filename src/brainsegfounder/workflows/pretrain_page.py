@@ -17,7 +17,12 @@ from brainsegfounder.training.pretext import num_rotations
 from brainsegfounder.workflows.pretrain_page_features import feature_chapter, probe_highlights
 from brainsegfounder.workflows.pretrain_page_film import film_chapter
 from brainsegfounder.workflows.pretrain_probe import Probed
-from brainsegfounder.workflows.reports import run_facts, transfer_notes
+from brainsegfounder.workflows.reports import (
+    case_warnings,
+    course_notes,
+    run_facts,
+    transfer_notes,
+)
 from brainsegfounder.workflows.stage import Stage
 
 RELOAD_S = 60
@@ -93,7 +98,7 @@ def write_pretrain_page(
         status=_status(settings, state, ended),
         reload_s=None if ended else RELOAD_S,
         highlights=_highlights(settings, records),
-        warnings=_warnings(records),
+        warnings=[*_warnings(records), *case_warnings(stage)],
         chapters=[
             _loss_chapter(settings, train, validation),
             _error_chapter(settings, train, validation),
@@ -101,7 +106,7 @@ def write_pretrain_page(
             film_chapter(stage, settings, state.step),
             _pace_chapter(settings, train),
         ],
-        notes=[*_notes(stage), *transfer_notes(stage.transfer)],
+        notes=[*_notes(stage), *course_notes(stage), *transfer_notes(stage.transfer)],
         run={"objective": settings.objective.kind, **run_facts(stage, state)},
         provenance=stage.config.provenance,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from brainsegfounder.data.quarantine import QUARANTINE_NAME, read_quarantine
 from brainsegfounder.evaluation.figures import dice_strip, loss_curves
 from brainsegfounder.evaluation.metrics import RULES, Regions, RegionScore
 from brainsegfounder.evaluation.mosaic import case_mosaic
@@ -62,9 +63,11 @@ def write_finetune_report(
     notes = [
         "The best model was chosen on the validation subjects; the cases scored here took no part "
         "in training, in the choice, or in the pretraining of this split.",
+        *course_notes(stage),
         *transfer_notes(stage.transfer),
     ]
     warnings = [] if scores else ["No test case has a mask, so nothing was scored."]
+    warnings += case_warnings(stage)
     report = Report(
         title=f"Fine-tuning: {stage.recipe.name}",
         subtitle=stage.recipe.description,
@@ -80,6 +83,21 @@ def write_finetune_report(
     )
     write_report(path, report)
     return path
+
+
+def course_notes(stage: Stage) -> list[str]:
+    """Where the run went on after an interruption, and which damaged checkpoints it passed over."""
+    notes = []
+    for record in stage.run.records("resume"):
+        passed = f" Passed over: {record['passed_over']}" if record.get("passed_over") else ""
+        notes.append(f"The run went on from step {record['step']}.{passed}")
+    return notes
+
+
+def case_warnings(stage: Stage) -> list[str]:
+    """Each case that could not be read, and why; others took its place."""
+    left_out = read_quarantine(stage.run.folder / QUARANTINE_NAME)
+    return [f"{case} was left out: {reason}" for case, reason in left_out.items()]
 
 
 def stage_regions(stage: Stage) -> Regions:
