@@ -23,9 +23,14 @@ CPU = torch.device("cpu")
 class ToyBatch:
     image: Tensor
     cases: tuple[str, ...] = ("a", "b", "c")
+    numbers: tuple[int, ...] = (0, 1, 2)
 
     def to(self, device: torch.device) -> "ToyBatch":
         return self
+
+
+class Killed(BaseException):
+    """Ends a run without a word."""
 
 
 def job(folder: Path, events: list[Any], watch: Any, steps: int = 4) -> Job:
@@ -46,7 +51,8 @@ def job(folder: Path, events: list[Any], watch: Any, steps: int = 4) -> Job:
         validation=Validation(lambda _: {"loss": 1.0}, "loss", "min"),
         checkpoints=folder / "checkpoints",
         resumed=lambda _: None,
-        fingerprint="same",
+        identity={"recipe": "same"},
+        bad_batches=folder / "bad_batches.json",
         record=lambda record: events.append(dict(record)),
         keep_best=lambda *_: None,
         advance=lambda *_: None,
@@ -106,9 +112,9 @@ def test_a_run_that_goes_on_is_not_looked_at_before_its_next_step(tmp_path: Path
     def watch(model: nn.Module, state: Any, stop: Any) -> None:
         steps.append(state.step)
         if state.step == 3 and len(steps) < 5:
-            raise KeyError
+            raise Killed
 
-    with pytest.raises(KeyError):
+    with pytest.raises(Killed):
         train(nn.Linear(4, 1), job(tmp_path, [], watch), CPU)
     train(nn.Linear(4, 1), job(tmp_path, [], watch), CPU)
     assert steps == [0, 1, 2, 3, 3, 4]
