@@ -64,11 +64,11 @@ def count_step(network: nn.Module, loss: Callable[[], Tensor]) -> StepCost:
     )
 
 
-class _Memory(TorchDispatchMode):
+class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows which memory is alive, and what operations read and write."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.moved_bytes = self.peak_bytes = self._alive_bytes = 0
         self._known: set[int] = set()
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
 import math
-import statistics
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,11 +18,7 @@ from brainsegfounder.errors import UsageError
 from brainsegfounder.inference.model_config import config_of
 from brainsegfounder.settings import PretrainSettings, Recipe
 from brainsegfounder.training.checkpoint import NUM_KEPT
-from brainsegfounder.training.loop import _autocast
-from brainsegfounder.training.optim import make_optimizer
-from brainsegfounder.volumes.header import available_memory_gib
-from brainsegfounder.workflows.model_folder import build_network, choose_device, place
-from brainsegfounder.workflows.objectives import ask
+from brainsegfounder.workflows.model_folder import build_network
 from brainsegfounder.workflows.plan_gpus import (
     GIB,
     GpuNeeds,
@@ -36,12 +29,10 @@ from brainsegfounder.workflows.plan_gpus import (
     model_step,
     needs,
 )
+from brainsegfounder.workflows.plan_here import NUM_TIMED, Here, measure
 from brainsegfounder.workflows.pretrain import _sampling
-from brainsegfounder.workflows.stage import _split, device_name, require
+from brainsegfounder.workflows.stage import _split, require
 
-log = logging.getLogger(__name__)
-
-NUM_TIMED = 3
 GPUS = (1, 8, 64)
 NOT_INCLUDED = (
     "validation, pictures and probes",
@@ -51,29 +42,6 @@ NOT_INCLUDED = (
 )
 # The paper's volumes: the field of view of MNI152 in millimetres.
 HEAD_MM = (182.0, 218.0, 182.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Here:
-    """What this machine takes, measured.
-
-    Attributes:
-        device: What computed, in words.
-        crops: `store`, or `noise` where there is no store.
-        step_s: Seconds of each timed step, data included.
-        wait_s: Seconds of them that were spent waiting for data.
-        hours: The median step times the recipe's steps, in one process.
-        peak_memory_gib: Most that this process, or the allocator of its GPU, has held.
-        cost: Hours times the price of this machine, or None without a price.
-    """
-
-    device: str
-    crops: str
-    step_s: tuple[float, ...]
-    wait_s: tuple[float, ...]
-    hours: float
-    peak_memory_gib: float
-    cost: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +132,15 @@ def make_plan(
     cases_per_step = largest_batch(settings, gpus)
     one_process = settings.batch_size * settings.optimizer.accumulation
     network = _build(recipe)
+    here = measure(
+        network,
+        recipe,
+        settings,
+        source.batches,
+        source.name,
+        model.cost.peak_bytes / GIB,
+        prices.hour_here,
+    )
     return Plan(
         recipe=recipe.name,
         num_parameters=model.cost.num_parameters,
@@ -173,9 +150,9 @@ def make_plan(
         samples=settings.steps * one_process,
         checkpoints_gib=_checkpoints_gib(network, settings),
         store_gib=source.store_gib,
-        here=_measure(network, recipe, settings, source, model, prices.hour_here),
+        here=here,
         gpus=tuple(needs(model, settings, n, cases_per_step, prices.gpu_hour) for n in gpus),
-        assumptions=tuple(_assumptions(settings, model, gpus)),
+        assumptions=tuple(_assumptions(settings, model, gpus, source.subjects)),
     )
 
 
@@ -201,9 +178,9 @@ def _source(
     fold: int | None,
 ) -> _Source:
     if data is None:
-        assert subjects is not None  # checked before
-        noise = (blank_batch(recipe, settings, torch.device("cpu"), n) for n in range(sys.maxsize))
-        return _Source("noise", subjects, subjects * _largest_case_gib(recipe), noise)
+        cpu, count = torch.device("cpu"), subjects or 0
+        noise = (blank_batch(recipe, settings, cpu, number) for number in itertools.count())
+        return _Source("noise", count, count * _largest_case_gib(recipe), noise)
     store = open_store(data)
     check_store(store, recipe)
     train = _split(store, recipe, fold).train
@@ -225,98 +202,11 @@ def _build(recipe: Recipe) -> nn.Module:
     return build_network(config_of(recipe, "pretraining", {}), recipe.model)
 
 
-def _measure(
-    network: nn.Module,
-    recipe: Recipe,
-    settings: PretrainSettings,
-    source: _Source,
-    model: StepModel,
-    price_per_hour: float | None,
-) -> Here | None:
-    """Time steps on this machine, where they fit."""
-    device = choose_device()
-    if device.type == "cpu" and model.cost.peak_bytes / GIB > available_memory_gib():
-        return None
-    network = place(network, device)
-    try:
-        times = _time_steps(network, recipe, settings, source.batches, device)
-    except torch.OutOfMemoryError:
-        return None
-    step_s = tuple(total for total, _ in times)
-    hours = statistics.median(step_s) * settings.steps / 3600
-    return Here(
-        device=device_name(device),
-        crops=source.name,
-        step_s=step_s,
-        wait_s=tuple(wait for _, wait in times),
-        hours=hours,
-        peak_memory_gib=_peak_gib(device),
-        cost=None if price_per_hour is None else hours * price_per_hour,
-    )
-
-
-def _time_steps(
-    network: nn.Module,
-    recipe: Recipe,
-    settings: PretrainSettings,
-    source: Iterator[Batch],
-    device: torch.device,
-) -> list[tuple[float, float]]:
-    """Seconds of each step and of its wait for data, without the first one."""
-    optimizer = make_optimizer(network, settings.optimizer)
-    found = []
-    for number in range(1 + NUM_TIMED):
-        began = time.perf_counter()
-        wait_s = _step(network, recipe, settings, source, device, optimizer)
-        found.append((time.perf_counter() - began, wait_s))
-        log.info("step %d of %d: %.2f s", number + 1, 1 + NUM_TIMED, found[-1][0])
-    return found[1:]
-
-
-def _step(
-    network: nn.Module,
-    recipe: Recipe,
-    settings: PretrainSettings,
-    source: Iterator[Batch],
-    device: torch.device,
-    optimizer: torch.optim.Optimizer,
-) -> float:
-    """One optimiser step, as the training loop makes it; returns seconds waited for data."""
-    network.train()
-    loss, wait_s = ask(settings.objective).loss, 0.0
-    optimizer.zero_grad(set_to_none=True)
-    for _ in range(settings.optimizer.accumulation):
-        began = time.perf_counter()
-        batch = next(source).to(device)
-        wait_s += time.perf_counter() - began
-        with _autocast(settings.precision, device):
-            parts = loss(network, batch, recipe.seed + 1).parts
-            total = torch.stack(list(parts.values())).sum() / settings.optimizer.accumulation
-        total.backward()  # type: ignore[no-untyped-call]
-    clip_norm = settings.optimizer.clip_norm or math.inf
-    float(nn.utils.clip_grad_norm_(network.parameters(), clip_norm))
-    optimizer.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return wait_s
-
-
-def _peak_gib(device: torch.device) -> float:
-    """Most that was held: by the process on a CPU, by the allocator on a GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / GIB
-    try:
-        import resource
-    except ImportError:  # Windows
-        return math.nan
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
-
-
 def _checkpoints_gib(network: nn.Module, settings: PretrainSettings) -> float:
     """Checkpoints that are kept, the one being written, and the best model."""
-    learnt = sum(p.numel() * p.element_size() for p in network.parameters())
-    whole = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    learnt: int = sum(p.numel() * p.element_size() for p in network.parameters())
+    state = network.state_dict().values()
+    whole: int = sum(tensor.numel() * tensor.element_size() for tensor in state)
     average = learnt if settings.optimizer.ema_decay is not None else 0
     return ((NUM_KEPT + 1) * (whole + 2 * learnt + average) + whole) / GIB
 
@@ -333,11 +223,15 @@ def _largest_case_gib(recipe: Recipe) -> float:
     return 2 * len(recipe.data.contrasts) * num_voxels / GIB
 
 
-def _assumptions(settings: PretrainSettings, model: StepModel, gpus: Sequence[int]) -> list[str]:
+def _assumptions(
+    settings: PretrainSettings, model: StepModel, gpus: Sequence[int], subjects: int
+) -> list[str]:
     cases = largest_batch(settings, gpus)
+    samples = cases * settings.steps
     return [
         f"a step has {cases} cases of {settings.crops_per_case} crops: batch_size "
         f"{settings.batch_size} x accumulation {settings.optimizer.accumulation} on "
-        f"{max(gpus)} GPUs; fewer GPUs add up more batches",
+        f"{max(gpus)} GPUs; fewer GPUs add up more batches; {samples:,} cases in all, "
+        f"{samples / subjects:,.1f} times {subjects:,} subjects",
         *assumptions(model, settings.batch_size * settings.crops_per_case),
     ]

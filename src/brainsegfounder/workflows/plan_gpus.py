@@ -183,7 +183,8 @@ def assumptions(model: StepModel, num_crops: int) -> list[str]:
         f"memory: weights, gradients and AdamW in float32 (16 bytes a parameter), what a step "
         f"keeps, counted in float32 (bfloat16 needs half to all of it), {CONTEXT_GIB:g} GiB of "
         "libraries",
-        f"several GPUs lose nothing to each other: {4 * cost.num_parameters / 1e6:,.0f} MB of "
-        "gradients a step are exchanged behind the backward pass",
-        "loaders keep up",
+        "a GPU loses no time between operations, nor several to each other: "
+        f"{4 * cost.num_parameters / 1e6:,.0f} MB of gradients a step are exchanged behind the "
+        "backward pass",
+        "loaders keep up, and AdamW's own step takes no time",
     ]

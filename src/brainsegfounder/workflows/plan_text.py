@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from brainsegfounder.workflows.plan import Here, Plan
+from brainsegfounder.workflows.plan import Plan
 from brainsegfounder.workflows.plan_gpus import GpuNeeds
+from brainsegfounder.workflows.plan_here import Here
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
