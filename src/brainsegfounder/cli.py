@@ -114,8 +114,8 @@ def prepare(
 @app.command()
 def pretrain(
     recipe: RecipeName,
-    data: Data,
-    out: Out,
+    data: Annotated[Path | None, typer.Option("--data", help="A store made by `prepare`.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A new folder for the results.")] = None,
     start: Start = None,
     fold: Fold = None,
     overrides: Overrides = None,
@@ -128,12 +128,48 @@ def pretrain(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write for TensorBoard, too (extra: track).")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Train nothing; say what the run will take.")
+    ] = False,
+    subjects: Annotated[
+        int | None, typer.Option("--subjects", min=1, help="--plan: how many there will be.")
+    ] = None,
+    gpus: Annotated[str, typer.Option("--gpus", help="--plan: numbers of GPUs.")] = "1,8,64",
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option("--price-per-gpu-hour", min=0, help="--plan: for the cost.")
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option("--price-per-hour", min=0, help="--plan: of this machine.")
+    ] = None,
+    utilisation: Annotated[
+        float | None, typer.Option("--utilisation", help="--plan: used share of a GPU's rate.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Self-supervised training: stage 1, or stage 2 with --from."""
     from brainsegfounder.recipes import load_recipe
     from brainsegfounder.workflows.pretrain import run_pretrain
 
     settings = load_recipe(recipe, overrides or [])
+    if plan:
+        from brainsegfounder.workflows.plan import Prices, make_plan
+        from brainsegfounder.workflows.plan_text import plan_lines
+
+        found = make_plan(
+            settings,
+            data=data,
+            subjects=subjects,
+            fold=fold,
+            gpus=_counts(gpus, "--gpus"),
+            utilisation=utilisation,
+            prices=Prices(price_per_gpu_hour, price_per_hour),
+        )
+        typer.echo(
+            json.dumps(found.record(), indent=1) if as_json else "\n".join(plan_lines(found))
+        )
+        return
+    if data is None or out is None:
+        raise typer.BadParameter("pretrain needs --data and --out; only --plan does without")
     state = run_pretrain(
         settings,
         data,
@@ -331,6 +367,14 @@ def main() -> None:
         # The reader of our output went away; nothing more can be told to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _counts(text: str, option: str) -> list[int]:
+    """Whole numbers between commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise typer.BadParameter(f"{option} {text}: expected numbers from 1 on, such as 1,8,64")
+    return [int(part) for part in parts]
 
 
 def _end_with_refused(refused: dict[str, str]) -> None:
