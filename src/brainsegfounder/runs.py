@@ -166,12 +166,17 @@ def write_provenance(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def progress(total: int, what: str, start: int = 0) -> Iterator[Callable[..., None]]:
+def progress(
+    total: int, what: str, start: int = 0, *, shown: bool = True
+) -> Iterator[Callable[..., None]]:
     """Show how far a long job is: a bar on a terminal, one plain line a minute otherwise.
 
     Yields:
         A function to call with the number done so far and, if any, a few words to show.
     """
+    if not shown:  # another process shows it
+        yield lambda *_: None
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _line_reporter(total, what, start)

@@ -161,7 +161,7 @@ def test_F08_patches_and_their_augmentation_go_on_where_they_stood(
 
     def make_job(folder, settings, listeners):
         optimizer = {"peak_lr": 0.01, "warmup_steps": 5}
-        changed = {**settings, "optimizer": optimizer}
+        changed = {**settings, "batch_size": 1, "optimizer": optimizer}
         values = {"loss": loss, "batches": source, "validation": None}
         return harness.toy_job(folder, changed, **values, **listeners)
 
@@ -198,7 +198,7 @@ def test_F08_the_network_of_pretraining_goes_on_bit_for_bit(harness, tmp_path, m
         labels = None
 
     def make_job(folder, **changes):
-        settings = {"steps": 2, "checkpoint_every": 1, "validate_every": 2}
+        settings = {"steps": 2, "batch_size": 1, "checkpoint_every": 1, "validate_every": 2}
         values = {"loss": ask(objective).loss, "batches": source, "validation": None}
         return harness.toy_job(folder, settings, **values, **changes)
 

@@ -32,16 +32,25 @@ def batches(
     num_batches: int,
     batch_size: int,
     num_workers: int,
+    first_sample: int = 0,
+    rank: int = 0,
+    num_processes: int = 1,
     quarantine: Quarantine | None = None,
     patience_s: float = PATIENCE_S,
 ) -> Iterator[Batch]:
     """Batches `first_batch` to `first_batch + num_batches` of a run, in order.
+
+    Of several processes, each makes its part of the batches that one process would make of all
+    their parts: those of rank 0 come first in it. So no sample is made twice, and none is left out.
 
     Args:
         dataset: Samples by number.
         first_batch: Number of the first one.
         num_batches: How many.
         batch_size: Samples in each.
+        first_sample: Number of the sample with which batch 0 begins.
+        rank: Which of the processes this is.
+        num_processes: How many make batches.
         num_workers: Processes that make them; 0 makes them here. Fewer where memory is short.
         quarantine: Where cases that cannot be read are noted; None: for this call alone.
         patience_s: How long a worker may be at one case while we wait for it.
@@ -51,7 +60,8 @@ def batches(
         TrainingError: A worker died or hung twice; see `made_ahead`.
     """
     quarantine = quarantine or Quarantine(len(dataset.cases))
-    make = partial(_make, dataset, batch_size)
+    place = (first_sample + rank * batch_size, num_processes * batch_size)
+    make = partial(_make, dataset, batch_size, place)
     wanted = range(first_batch, first_batch + num_batches)
     num_workers = _affordable(dataset, batch_size, num_workers)
     if num_workers:
@@ -68,9 +78,15 @@ def batches(
             yield batch
 
 
-def _make(dataset: PatchDataset, batch_size: int, batch: int, announce: Announce | None) -> Parcel:
-    """One batch in parts."""
-    first = batch * batch_size
+def _make(
+    dataset: PatchDataset,
+    batch_size: int,
+    place: tuple[int, int],
+    batch: int,
+    announce: Announce | None,
+) -> Parcel:
+    """One batch in parts; `place` is the first sample of batch 0 and how far the next one is."""
+    first = place[0] + batch * place[1]
     samples = [dataset.sample(number, announce) for number in range(first, first + batch_size)]
     tensors, rest = {}, {}
     for field in fields(Batch):

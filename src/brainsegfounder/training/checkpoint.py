@@ -27,9 +27,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from brainsegfounder.distributed import rank
 from brainsegfounder.errors import CheckpointError, OtherRunError, SaveError
 from brainsegfounder.files import sha256
 from brainsegfounder.training.optim import Learner
+from brainsegfounder.training.parallel import placed_like, whole_tensor
 
 NUM_KEPT = 2
 # Two are kept, and the next is written beside them.
@@ -62,6 +64,8 @@ class TrainingState:
         identity: Hashes of recipe, data, split and start weights; a resume must match each.
         elapsed_s: Training time so far, by a clock that never jumps.
         skipped_in_a_row: How many steps, up to this one, were skipped as not finite.
+        samples: Cases seen, by all processes together; the next one has this number.
+        num_processes: How many processes made the last step.
         validation_due: A validation at this step was asked for and has not been made.
     """
 
@@ -71,6 +75,8 @@ class TrainingState:
     identity: Mapping[str, str | None] = field(default_factory=dict)
     elapsed_s: float = 0.0
     skipped_in_a_row: int = 0
+    samples: int = 0
+    num_processes: int = 1
     validation_due: bool = False
 
 
@@ -79,7 +85,10 @@ def reached(point: str) -> None:
 
 
 def collect(learner: Learner) -> Tensors:
-    """Everything a step changes, on the CPU."""
+    """Everything a step changes, whole and on the CPU, for the process that writes it.
+
+    Where the network is sharded, all processes must call this; the others get nothing.
+    """
     tensors = {
         MODEL: _on_cpu(learner.model.state_dict()),
         OPTIMIZER: _on_cpu(_moments(learner)),
@@ -96,11 +105,14 @@ def fill(learner: Learner, tensors: Tensors, source: Path) -> None:
         CheckpointError: They are not those of this network.
     """
     try:
-        learner.model.load_state_dict(tensors[MODEL])
+        now = learner.model.state_dict()
+        learner.model.load_state_dict(
+            {n: placed_like(v, now[n]) if n in now else v for n, v in tensors[MODEL].items()}
+        )
         _restore_moments(learner, tensors[OPTIMIZER])
         if learner.average is not None:
             for name, shadow in learner.average.shadow.items():
-                shadow.copy_(tensors[AVERAGE][name])
+                shadow.copy_(placed_like(tensors[AVERAGE][name], shadow))
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"{source}: not of this network ({error}); expected the tensors of the recipe's model "
@@ -122,7 +134,7 @@ def write_checkpoint(folder: Path, tensors: Tensors, state: TrainingState) -> Pa
     Raises:
         CheckpointError: The disk refused; earlier checkpoints are untouched.
     """
-    final = folder / f"step-{state.step:08d}"
+    final = checkpoint_at(folder, state.step)
     partial = folder / f".{final.name}.partial"
     try:
         _write_aside(partial, tensors, state)
@@ -143,7 +155,17 @@ def committed(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if NAME.match(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
+
+
+def checkpoint_at(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return folder / f"step-{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """Of which step a checkpoint is."""
+    return int(path.name.removeprefix("step-"))
 
 
 def check_checkpoint(path: Path) -> list[str]:
@@ -310,12 +332,18 @@ def _restore_moments(learner: Learner, moments: dict[str, Tensor]) -> None:
         key, _, name = key_and_name.partition(":")
         # AdamW keeps its step counter on the CPU; its moments lie in memory as the weights do.
         # A copy in either case: what was read is a view of a file that will be dropped.
-        like = value if key == "step" else parameters[name].detach()
-        learner.optimizer.state[parameters[name]][key] = torch.empty_like(like).copy_(value)
+        held = parameters[name]
+        like = value if key == "step" else held.detach()
+        learner.optimizer.state[held][key] = torch.empty_like(like).copy_(placed_like(value, like))
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    held = {}
+    for name, value in tensors.items():
+        whole = whole_tensor(value.detach())
+        if rank() == 0:
+            held[name] = whole.cpu().contiguous()
+    return held
 
 
 def _room(folder: Path, tensors: Tensors) -> str:

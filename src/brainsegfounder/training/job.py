@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -38,7 +38,13 @@ LossFunction = Callable[[nn.Module, BatchOnDevice, int], Losses]
 """Of network, batch and seed; what is drawn for a crop is a function of the seed and its number."""
 
 BatchSource = Callable[[int], Iterator[BatchOnDevice]]
-"""Batches of the run from a given number on."""
+"""This process's batches of the run, from the sample (case) of a given number on."""
+
+
+def _first(found: list[Any]) -> Mapping[str, float]:
+    values: Mapping[str, float] = found[0]
+    return values
+
 
 Record = Mapping[str, float | int | str]
 """A flat record, a line of `metrics.jsonl`."""
@@ -51,15 +57,20 @@ Watch = Callable[[nn.Module, TrainingState, Callable[[], bool]], None]
 class Validation:
     """How the best model is chosen.
 
+    Several processes measure a part each, as if they were alone.
+
     Attributes:
-        measure: Named values of the network as it is.
+        measure: What this process finds of the network as it is, as JSON can hold it.
         key: Which of them decides.
         direction: Whether more or less of it is better.
+        summarise: Named values of what all processes found, in the order of their ranks; without
+            it, every process measures all, and the first is believed.
     """
 
-    measure: Callable[[nn.Module], Mapping[str, float]]
+    measure: Callable[[nn.Module], Any]
     key: str
     direction: Literal["max", "min"]
+    summarise: Callable[[list[Any]], Mapping[str, float]] = _first
 
     def improves(self, value: float, best: float | None) -> bool:
         """Whether a value beats the best one so far; a value that is not a number never does."""

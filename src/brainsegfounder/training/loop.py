@@ -6,12 +6,13 @@ a checkpoint, and all randomness is a function of seed and step. So a resumed ru
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,7 +20,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from brainsegfounder.distributed import slurm_job, world
+from brainsegfounder.distributed import (
+    alone,
+    gather_records,
+    largest,
+    means,
+    num_processes,
+    rank,
+    slurm_job,
+)
 from brainsegfounder.errors import Interrupted, SaveError, TrainingError
 from brainsegfounder.files import write_text
 from brainsegfounder.settings import StageSettings
@@ -41,6 +50,7 @@ from brainsegfounder.training.job import (
     Watch,
 )
 from brainsegfounder.training.optim import Learner, learning_rate, make_learner
+from brainsegfounder.training.parallel import clip_gradients, is_finite
 from brainsegfounder.training.randomness import mixed
 from brainsegfounder.training.resume import resume
 from brainsegfounder.training.saving import Saver, Tell
@@ -80,20 +90,27 @@ def train(model: nn.Module, job: Job, device: torch.device) -> TrainingState:
         SaveError: The disk is too small, or nothing can be saved time after time.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came; a checkpoint is saved.
     """
-    learner = make_learner(model, job.settings.optimizer)
+    learner = make_learner(model, job.settings.optimizer, job.settings.sharding)
+    is_main = rank() == 0
     tell = _Telling(
-        Tell(job.record, "the record of metrics"),
-        Tell(job.advance, "the progress bar"),
-        Tell(job.watch, "the page of the run"),
+        Tell(job.record if is_main else _to_nobody, "the record of metrics"),
+        Tell(job.advance if is_main else _to_nobody, "the progress bar"),
+        Tell(job.watch if is_main else _to_nobody, "the page of the run"),
     )
     with Signals() as signals:
-        clean(job.checkpoints)
-        check_room(job.checkpoints, learner)
+        if is_main:
+            clean(job.checkpoints)
+            check_room(job.checkpoints, learner)
         start = resume(job.checkpoints, learner, job.identity)
-        Tell(job.resumed, "the record of metrics")(start.state.step)
+        if is_main:
+            Tell(job.resumed, "the record of metrics")(start.state.step)
         if start.state.step > 0:
             tell.record({"kind": "resume", "step": start.state.step, **start.told()})
         return _Session(job, learner, device, signals, tell, start.state).run()
+
+
+def _to_nobody(*_: object) -> None:
+    """What a process that is not the main one has to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +143,8 @@ class _Session:
             if self.state.validation_due:
                 self._validate()
             self._make_steps()
-            with self.signals.interruptible():
-                return self.state
+            self._stop_together()
+            return self.state
         except Stop:
             raise self._stopped() from None
         except torch.OutOfMemoryError as error:
@@ -136,10 +153,11 @@ class _Session:
     def _make_steps(self) -> None:
         settings = self.job.settings
         if self.state.step < settings.steps:
-            batches = self.job.batches(self.state.step * settings.optimizer.accumulation)
+            batches = self.job.batches(self.state.samples)
             if self.state.step == 0:
                 self._watch()
             while self.state.step < settings.steps:
+                self._stop_together()
                 self._step(batches)
                 if self.state.validation_due:
                     self._validate()
@@ -147,6 +165,27 @@ class _Session:
                 if self._is_last or self.state.step % settings.checkpoint_every == 0:
                     self._save()
         self._save()
+
+    def _stop_together(self) -> None:
+        """End here, and in every process alike, where any of them has received a signal.
+
+        Raises:
+            Stop: One has.
+        """
+        received = largest(self.signals.received or 0)
+        if received:
+            self.signals.received = signal.Signals(received)
+            raise Stop
+
+    def _interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """Work that a signal ends at once; not where other processes would wait for its result."""
+        return self.signals.interruptible() if num_processes() == 1 else contextlib.nullcontext()
+
+    @property
+    def _num_samples(self) -> int:
+        """Cases that all processes together see in a step."""
+        settings = self.job.settings
+        return settings.batch_size * settings.optimizer.accumulation * num_processes()
 
     @property
     def _is_last(self) -> bool:
@@ -167,6 +206,8 @@ class _Session:
             self.state,
             step=step,
             elapsed_s=time.monotonic() - self.zero_s,
+            samples=self.state.samples + self._num_samples,
+            num_processes=num_processes(),
             skipped_in_a_row=0 if is_finite else self.state.skipped_in_a_row + 1,
             validation_due=step == settings.steps or step % settings.validate_every == 0,
         )
@@ -181,14 +222,15 @@ class _Session:
         """The batches of a step and its losses by name; the gradients are then in the network."""
         began_s, count = time.monotonic(), self.job.settings.optimizer.accumulation
         try:
-            with self.signals.interruptible():
+            with self._interruptible():
                 micro_batches = [next(batches).to(self.device) for _ in range(count)]
                 waited_s = time.monotonic() - began_s
-                values = _backward(self.learner.model, self.job, micro_batches, self.state.step)
+                values = _backward(self.learner, self.job, micro_batches, self.state.step)
                 pace = _pace(micro_batches, waited_s, time.monotonic() - began_s)
                 return micro_batches, {**values, **pace}
         except torch.OutOfMemoryError:
-            self._save()  # nothing has changed since the step before
+            if not self.learner.spread.is_sharded:  # then others would have to take part
+                self._save()  # nothing has changed since the step before
             raise
 
     def _watch_skips(self, micro_batches: list[BatchOnDevice], values: Mapping[str, float]) -> None:
@@ -207,55 +249,69 @@ class _Session:
             values["gradient_norm"],
         )
         if self.state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            self.bad_batches = gather_records(self.bad_batches)
             listed = partial(
                 write_text, self.job.bad_batches, json.dumps(self.bad_batches, indent=1)
             )
-            Tell(listed, "the list of bad batches")()
+            if rank() == 0:
+                Tell(listed, "the list of bad batches")()
             raise TrainingError(self._not_finite())
 
     def _validate(self) -> None:
         """Measure, and keep the network where it is the best so far."""
-        job, model = self.job, self.learner.model
-        state = replace(self.state, validation_due=False)
-        with self.learner.at_best():
+        job, state = self.job, replace(self.state, validation_due=False)
+        self.learner.model.eval()
+        with self.learner.at_best(), self.learner.spread.whole() as model:
             if job.validation is not None:
-                model.eval()
-                with self.signals.interruptible():
-                    values = job.validation.measure(model)
+                values = self._measured(job.validation, model)
                 self.tell.record({"kind": "validation", "step": state.step, **values})
                 value: float | None = values[job.validation.key]
                 improves = job.validation.improves(values[job.validation.key], state.best_value)
             else:
                 value, improves = None, True
-            if improves and self._keep():
+            if improves and self._keep(model):
                 state = replace(state, best_value=value, best_step=state.step)
         self.state = state
 
     def _watch(self) -> None:
         if self.signals.received is None:
             model, signals = self.learner.model, self.signals
-            self.tell.watch(model, self.state, lambda: signals.received is not None)
+            with alone():
+                self.tell.watch(model, self.state, lambda: signals.received is not None)
 
-    def _keep(self) -> bool:
+    def _measured(self, validation: Validation, model: nn.Module) -> Mapping[str, float]:
+        """What all processes find; each measures its part alone, so that none waits meanwhile."""
+        found = None
+        with contextlib.suppress(Stop), alone(), self.signals.interruptible():
+            found = validation.measure(model)
+        self._stop_together()
+        return validation.summarise(gather_records([found]))
+
+    def _keep(self, model: nn.Module) -> bool:
         """Keep the network as the best; one that is not finite never is."""
-        step, model = self.state.step, self.learner.model
-        if not _is_finite(model):
+        step = self.state.step
+        if not is_finite(model):
             log.warning("step %d: weights are not finite; not kept as the best", step)
             return False
-        return self.saver.save(partial(self.job.keep_best, model, step), is_last=self._is_last)
+        return self._written(partial(self.job.keep_best, model, step))
+
+    def _written(self, write: Callable[[], object]) -> bool:
+        """Whether the main process, which alone writes, could write something."""
+        is_written = rank() != 0 or self.saver.save(write, is_last=self._is_last)
+        return largest(int(not is_written)) == 0
 
     def _save(self) -> None:
         """Commit a checkpoint of where the run stands, unless that is the newest one."""
         if self.state.step == 0 or self.state == self.saved:
             return
-        if not _is_finite(self.learner.model):
+        if not is_finite(self.learner.model):
             raise TrainingError(
                 f"step {self.state.step}: weights are not finite; expected numbers. Earlier "
                 f"checkpoints are kept in {self.job.checkpoints}. Lower optimizer.peak_lr."
             )
         tensors = collect(self.learner)
         write = partial(write_checkpoint, self.job.checkpoints, tensors, self.state)
-        if self.saver.save(write, is_last=self._is_last):
+        if self._written(write):
             self.saved = self.state
 
     def _stopped(self) -> Interrupted:
@@ -268,7 +324,7 @@ class _Session:
         kept = f"the newest checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
         told = f"after step {self.state.step}; {kept}. Go on with the same command and --resume."
         job = slurm_job()
-        if job is not None and self.signals.received == signal.SIGUSR1:
+        if rank() == 0 and job is not None and self.signals.received == signal.SIGUSR1:
             requeue(job)
         return self.signals.interrupted(told)
 
@@ -283,36 +339,37 @@ class _Session:
 
 
 def _backward(
-    model: nn.Module, job: Job, batches: list[BatchOnDevice], step: int
+    learner: Learner, job: Job, batches: list[BatchOnDevice], step: int
 ) -> dict[str, float]:
-    """Losses and gradients of one step, which change neither weights nor optimiser."""
+    """Losses and gradients of one step, which change neither weights nor optimiser.
+
+    Both are means over all processes, so these decide alike what to do with them.
+    """
+    model, spread = learner.model, learner.spread
     model.train()
     model.zero_grad(set_to_none=True)
     totals: dict[str, float] = {}
     watched: dict[str, float] = {}
     for number, batch in enumerate(batches):
         # Dropout draws from the global generator: its state is a function of the step.
-        torch.manual_seed(mixed(job.seed, step, number))
-        with _autocast(job.settings.precision, next(model.parameters()).device):
-            losses = job.loss(model, batch, job.seed + 1)
-            loss = torch.stack(list(losses.parts.values())).sum() / len(batches)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.manual_seed(mixed(job.seed, step, number * num_processes() + rank()))
+        with spread.collecting(is_last=number == len(batches) - 1):
+            with _autocast(job.settings.precision, next(model.parameters()).device):
+                losses = job.loss(spread.forward, batch, job.seed + 1)
+                loss = torch.stack(list(losses.parts.values())).sum() / len(batches)
+            loss.backward()  # type: ignore[no-untyped-call]
         for sums, values in ((totals, losses.parts), (watched, losses.watched)):
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
     clip_norm = job.settings.optimizer.clip_norm or math.inf
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
-    return {"loss": sum(totals.values()), **totals, **watched, "gradient_norm": norm}
+    norm = clip_gradients(model, clip_norm)
+    return {**means({"loss": sum(totals.values()), **totals, **watched}), "gradient_norm": norm}
 
 
 def _pace(batches: list[BatchOnDevice], waited_s: float, step_s: float) -> dict[str, float]:
     """How fast a step was: its time, the part of it that data were waited for, crops a second."""
-    num_crops = world().size * sum(len(batch.cases) for batch in batches)
+    num_crops = num_processes() * sum(len(batch.cases) for batch in batches)
     return {"step_s": step_s, "data_wait_s": waited_s, "crops_per_s": num_crops / step_s}
-
-
-def _is_finite(model: nn.Module) -> bool:
-    return all(bool(value.isfinite().all()) for value in model.state_dict().values())
 
 
 def _out_of_memory(settings: StageSettings, step: int, error: Exception) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from brainsegfounder.settings import OptimizerSettings
 from brainsegfounder.training.average import MovingAverage
+from brainsegfounder.training.parallel import Sharding, Spread, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +19,16 @@ class Learner:
     """All that a step changes.
 
     Attributes:
-        model: The network.
+        model: The network; where it is sharded, this process's parts of it.
         optimizer: AdamW over its parameters.
         average: Moving average of its weights, or None.
+        spread: How the processes of the run hold the network.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    average: MovingAverage | None = None
+    average: MovingAverage | None
+    spread: Spread
 
     def step(self, rate: float) -> None:
         """One optimiser step at a learning rate, with the gradients that are there."""
@@ -42,11 +45,14 @@ class Learner:
         )
 
 
-def make_learner(model: nn.Module, settings: OptimizerSettings) -> Learner:
+def make_learner(
+    network: nn.Module, settings: OptimizerSettings, sharding: Sharding = "none"
+) -> Learner:
     """A network with its optimiser and, where the settings ask for one, its moving average."""
-    decay = settings.ema_decay
+    spread_out = spread(network, sharding)
+    model, decay = spread_out.model, settings.ema_decay
     average = None if decay is None else MovingAverage(model, decay)
-    return Learner(model, make_optimizer(model, settings), average)
+    return Learner(model, make_optimizer(model, settings), average, spread_out)
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from brainsegfounder.data.loader import Batch, PatchSampling
+from brainsegfounder.data.store import StoredCase
+from brainsegfounder.distributed import gather_records, joined, num_processes, rank
 from brainsegfounder.errors import DataError
 from brainsegfounder.evaluation.metrics import (
     RULES,
@@ -38,6 +40,7 @@ from brainsegfounder.workflows.reports import write_finetune_report
 from brainsegfounder.workflows.stage import Stage, open_stage, require, run_stage
 
 
+@joined()
 def run_finetune(
     recipe: Recipe,
     data: Path,
@@ -97,7 +100,8 @@ def run_finetune(
         what="fine-tuning",
     )
     scores = _test(stage)
-    write_finetune_report(stage, state, scores)
+    if rank() == 0:
+        write_finetune_report(stage, state, scores)
     return state, scores
 
 
@@ -134,37 +138,56 @@ def _validation(stage: Stage) -> Validation | None:
     if not cases:
         return None
     regions = stage.recipe.data.regions
+    ours = _share(cases)
 
-    def measure(model: nn.Module) -> Mapping[str, float]:
+    def measure(model: nn.Module) -> dict[str, dict[str, float]]:
         predictor = Predictor(model, stage.config, stage.device)
-        values: dict[str, list[float]] = {name: [] for name in regions}
-        for case in cases:
+        values: dict[str, dict[str, float]] = {}
+        for case in ours:
             image = stage.store.prepared_image(case, stage.recipe.data.contrasts)
             predicted = torch.from_numpy(predictor.segment(image).voxels)
             reference = torch.from_numpy(stage.store.labels(case)[:])
             for name, region in regions.items():
                 wanted = torch.tensor(region.labels)
                 one, other = torch.isin(predicted, wanted), torch.isin(reference, wanted)
-                values[name].append(dice(one.numpy(), other.numpy()))
-        means = {f"dice_{name}": sum(v) / len(v) for name, v in values.items()}
+                values.setdefault(case.case, {})[name] = dice(one.numpy(), other.numpy())
+        return values
+
+    def summarise(found: list[dict[str, dict[str, float]]]) -> Mapping[str, float]:
+        of_case = {case: row for values in found for case, row in values.items()}
+        rows = [of_case[case.case] for case in cases]
+        means = {f"dice_{name}": sum(row[name] for row in rows) / len(rows) for name in regions}
         return {"dice": sum(means.values()) / len(means), **means}
 
-    return Validation(measure, key="dice", direction="max")
+    return Validation(measure, key="dice", direction="max", summarise=summarise)
+
+
+def _share(cases: Sequence[StoredCase]) -> Sequence[StoredCase]:
+    """The cases that this process measures; another one measures each of the others."""
+    return cases[rank() :: num_processes()]
 
 
 def _test(stage: Stage) -> list[RegionScore]:
-    """Score the best model on the test cases, each on its file's own grid."""
+    """Score the best model on the test cases, each on its file's own grid.
+
+    Each case is scored, and its label file written, by one process.
+    """
     cases = stage.cases(stage.split.test, labelled=True)
     if not cases:
         return []
     model = load_model(stage.run.folder, stage.device)
     regions = {name: region.labels for name, region in stage.recipe.data.regions.items()}
     scores = []
-    for case in cases:
+    for case in _share(cases):
         image = stage.store.prepared_image(case, stage.recipe.data.contrasts)
         labels = model.segment(image, case.source_grid)
         write_nifti(stage.run.folder / "test" / f"{case.case}_seg.nii.gz", labels)
         scores += score_case(case.case, labels, stage.store.reference(case), regions)
+    scores = [RegionScore(**row) for row in gather_records([asdict(row) for row in scores])]
+    places = {case.case: place for place, case in enumerate(cases)}
+    scores.sort(key=lambda score: places[score.case])
+    if rank() > 0:
+        return scores
     facts = {"recipe": stage.recipe.name, "split_sha256": stage.split.sha256}
     write_metrics(stage.run.folder / "test", scores, RULES, facts)
     add_metrics(stage.run.model, {name: asdict(row) for name, row in summarise(scores).items()})

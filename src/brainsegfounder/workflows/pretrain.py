@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from brainsegfounder.data.loader import PatchDataset, PatchSampling, batches
-from brainsegfounder.distributed import world
+from brainsegfounder.distributed import joined, num_processes, rank, world
 from brainsegfounder.errors import Interrupted
 from brainsegfounder.evaluation.participants import read_participants
 from brainsegfounder.settings import PretrainSettings, Recipe, ThreeTaskSettings
@@ -27,7 +27,11 @@ from brainsegfounder.workflows.trackers import Tracker, tensorboard_tracker
 VALIDATION_SEED = 20406
 MAX_VALIDATION_BATCHES = 8
 
+_Measured = tuple[int, dict[str, float], dict[str, float]]
+"""Number of a batch, what is minimised of it and what is watched, by name."""
 
+
+@joined()
 def run_pretrain(
     recipe: Recipe,
     data: Path,
@@ -130,21 +134,41 @@ def _validation(stage: Stage, settings: PretrainSettings) -> Validation | None:
     num_batches = max(1, min(MAX_VALIDATION_BATCHES, len(cases) // settings.batch_size))
     loss = ask(settings.objective).loss
 
-    def measure(model: nn.Module) -> Mapping[str, float]:
-        totals: dict[str, float] = {}
-        watched: dict[str, float] = {}
-        for batch in batches(
+    # Every process takes its share of the batches that one process would measure.
+    ours = range(rank(), num_batches, num_processes())
+
+    def measure(model: nn.Module) -> list[_Measured]:
+        source = batches(
             dataset,
             first_batch=0,
-            num_batches=num_batches,
+            num_batches=len(ours),
             batch_size=settings.batch_size,
             num_workers=0,
-        ):
+            rank=ours.start,
+            num_processes=ours.step,
+        )
+        measured = []
+        for number, batch in zip(ours, source, strict=True):
             with torch.inference_mode():
                 losses = loss(model, batch.to(stage.device), VALIDATION_SEED)
-            for sums, values in ((totals, losses.parts), (watched, losses.watched)):
-                for name, value in values.items():
-                    sums[name] = sums.get(name, 0.0) + float(value) / num_batches
-        return {"loss": sum(totals.values()), **totals, **watched}
+            parts, watched = (_as_floats(values) for values in (losses.parts, losses.watched))
+            measured.append((number, parts, watched))
+        return measured
 
-    return Validation(measure, key="loss", direction="min")
+    return Validation(measure, key="loss", direction="min", summarise=_mean_losses)
+
+
+def _mean_losses(found: list[list[_Measured]]) -> Mapping[str, float]:
+    """The means over all batches, added up in their order, whoever has measured them."""
+    measured = sorted((row for rows in found for row in rows), key=lambda row: row[0])
+    totals: dict[str, float] = {}
+    watched: dict[str, float] = {}
+    for _, *both in measured:
+        for sums, values in zip((totals, watched), both, strict=True):
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value / len(measured)
+    return {"loss": sum(totals.values()), **totals, **watched}
+
+
+def _as_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}

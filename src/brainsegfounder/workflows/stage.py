@@ -16,6 +16,7 @@ from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling, batc
 from brainsegfounder.data.quarantine import QUARANTINE_NAME, Quarantine
 from brainsegfounder.data.splits import Split, folds_of_data, split_subjects
 from brainsegfounder.data.store import Store, StoredCase, check_store, open_store
+from brainsegfounder.distributed import largest, num_processes, rank, wait, world
 from brainsegfounder.errors import RecipeError, UsageError
 from brainsegfounder.files import sha256
 from brainsegfounder.inference.model_config import WEIGHTS_NAME, ModelConfig, config_of, read_config
@@ -120,7 +121,7 @@ def open_stage(
     network = build_network(make_config({}), recipe.model)
     transfer, start_facts = _transfer(network, recipe, settings, start)
     _check_unseen(store, split.test, start_facts, start)
-    run = open_run(out, recipe, resume=resume, may_change=may_change)
+    run = _open(out, recipe, resume=resume, may_change=may_change)
     identity = {
         "recipe": run.recipe_sha256,
         "manifest": store.manifest_sha256,
@@ -131,9 +132,11 @@ def open_stage(
     facts = {"device": device_name(device), "seed": recipe.seed, "sha256": identity, "fold": fold}
     if fold is not None:
         facts["folds_from"] = split.folds_from
+    facts |= {"processes": num_processes()}
     if run.changes:
         facts["recipe_changes"] = list(run.changes)
-    travelling = _write_facts(run, facts, store, split, start_facts)
+    is_main = rank() == 0
+    travelling = _write_facts(run, facts, store, split, start_facts) if is_main else {}
     return Stage(
         recipe=recipe,
         settings=settings,
@@ -146,6 +149,17 @@ def open_stage(
         identity=identity,
         transfer=transfer,
     )
+
+
+def _open(out: Path, recipe: Recipe, *, resume: bool, may_change: Collection[str]) -> Run:
+    """Make or reopen a run's folder: the main process does, and the others find it there."""
+    # Where all processes are started again after one failed, it is this very run that goes on.
+    # On several machines only the launcher on that of the failed process has counted it.
+    resume = resume or largest(world().attempt) > 0
+    if rank() == 0:
+        run = open_run(out, recipe, resume=resume, may_change=may_change)
+    wait()
+    return run if rank() == 0 else Run(out)
 
 
 def _write_facts(
@@ -190,19 +204,25 @@ def run_stage(
     """
     settings, recipe = stage.settings, stage.recipe
     dataset = PatchDataset(stage.store, cases, recipe.data.contrasts, sampling, recipe.seed)
-    quarantine = Quarantine(len(cases), stage.run.folder / QUARANTINE_NAME)
+    # What another process cannot read, it lists by itself.
+    listed = QUARANTINE_NAME if rank() == 0 else f"process-{rank()}.{QUARANTINE_NAME}"
+    quarantine = Quarantine(len(cases), stage.run.folder / listed)
 
-    def source(first_batch: int) -> Iterator[Batch]:
+    def source(first_sample: int) -> Iterator[Batch]:
         return batches(
             dataset,
-            first_batch=first_batch,
-            num_batches=settings.steps * settings.optimizer.accumulation - first_batch,
+            first_batch=0,
+            # More than are left of a resumed run, which takes no more than it needs.
+            num_batches=settings.steps * settings.optimizer.accumulation,
             batch_size=settings.batch_size,
             num_workers=settings.num_workers,
+            first_sample=first_sample,
+            rank=rank(),
+            num_processes=num_processes(),
             quarantine=quarantine,
         )
 
-    with progress(settings.steps, what) as report:
+    with progress(settings.steps, what, shown=rank() == 0) as report:
         job = Job(
             settings=settings,
             seed=recipe.seed,

@@ -250,3 +250,17 @@ def test_of_crops_with_too_little_brain_the_best_of_ten_is_taken(store, monkeypa
         brains.append(float((box != 0).float().mean()))
     assert len(drawn) == 10
     assert float((sample.image[0, 0] != 0).float().mean()) == max(brains)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+def test_parts_of_several_processes_are_the_batches_of_one(store, num_processes):
+    data = dataset(store)
+    options = {"first_batch": 0, "num_batches": 2, "num_workers": 0, "first_sample": 5}
+    whole = batches(data, batch_size=2 * num_processes, **options)
+    parts = [
+        batches(data, batch_size=2, rank=rank, num_processes=num_processes, **options)
+        for rank in range(num_processes)
+    ]
+    for joined, *made_of in zip(whole, *parts, strict=True):
+        assert joined.numbers == tuple(number for part_of in made_of for number in part_of.numbers)
+        assert torch.equal(joined.image, torch.cat([part_of.image for part_of in made_of]))
