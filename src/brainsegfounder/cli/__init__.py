@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from brainsegfounder.cli.launching import launchable
+from brainsegfounder.cli.options import (
+    Data,
+    Fold,
+    Inputs,
+    Json,
+    Layout,
+    MayChange,
+    Out,
+    Overrides,
+    RecipeName,
+    RecipeOption,
+    Resume,
+    Start,
+)
 from brainsegfounder.errors import BrainSegFounderError, Interrupted
 
-# Of training on several processes: where help shows its options.
-PROCESSES = "Several processes"
 NOTICE = "Research use only. Not a medical device."
 
 app = typer.Typer(
@@ -28,107 +38,6 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipes, the settings of every run.")
 app.add_typer(recipe_app, name="recipe")
-
-
-def _processes(name: str, told: str, *, least: int | None = None) -> Any:
-    return typer.Option(name, help=told, min=least, rich_help_panel=PROCESSES)
-
-
-Inputs = Annotated[list[Path], typer.Argument(help="Folders, or files named CASE_CONTRAST.nii.gz.")]
-Out = Annotated[Path, typer.Option("--out", help="A new folder for the results.")]
-RecipeName = Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or a run.")]
-RecipeOption = Annotated[str | None, typer.Option("--recipe", help="A recipe's name or file.")]
-Data = Annotated[Path, typer.Option("--data", help="A store made by `prepare`.")]
-Start = Annotated[
-    Path | None, typer.Option("--from", help="A run or model folder whose encoder is the start.")
-]
-Fold = Annotated[int | None, typer.Option("--fold", help="Held-out fold, counted from 0.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="section.field=value over the recipe; repeatable.")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
-MayChange = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow-config-change",
-        metavar="FIELD",
-        help="section.field that may differ from the run that --resume goes on with; repeatable.",
-    ),
-]
-Layout = Annotated[str, typer.Option("--layout", help="How the input is laid out.")]
-Json = Annotated[bool, typer.Option("--json", help="Print for machines.")]
-
-
-def _launched(
-    verb: str,
-    values: dict[str, Any],
-    launch: Annotated[
-        str,
-        _processes("--launch", "local: as this process; torchrun: several here; slurm: a job."),
-    ] = "local",
-    nodes: Annotated[int, _processes("--nodes", "Machines (slurm).", least=1)] = 1,
-    processes_per_node: Annotated[
-        int | None,
-        _processes("--processes-per-node", "Without: one, or one for each GPU.", least=1),
-    ] = None,
-    gpus_per_node: Annotated[
-        int, _processes("--gpus-per-node", "GPUs to ask Slurm for.", least=0)
-    ] = 0,
-    cpus_per_process: Annotated[
-        int | None,
-        _processes("--cpus-per-process", "Without: one, and one for each reader.", least=1),
-    ] = None,
-    partition: Annotated[str | None, _processes("--partition", "Slurm's.")] = None,
-    time: Annotated[str | None, _processes("--time", "Slurm's limit: 12:00:00.")] = None,
-    sbatch: Annotated[
-        list[str] | None, _processes("--sbatch", "One more option: --account=lab; repeatable.")
-    ] = None,
-    folds: Annotated[
-        str | None, _processes("--folds", "all, or 0,2,4: a job array (slurm), a task for each.")
-    ] = None,
-    max_restarts: Annotated[
-        int, _processes("--max-restarts", "Starts all anew after one failed.", least=0)
-    ] = 0,
-    dry_run: Annotated[bool, _processes("--dry-run", "Print what would be started.")] = False,
-) -> bool:
-    """Start a verb on several processes where that is asked for; whether it was."""
-    from brainsegfounder.workflows.launch import launch_verb
-    from brainsegfounder.workflows.order import Resources
-
-    resources = Resources(
-        nodes,
-        processes_per_node or gpus_per_node or 1,
-        gpus_per_node,
-        cpus_per_process,
-        partition,
-        time,
-        tuple(sbatch or ()),
-        max_restarts,
-    )
-    told = launch_verb(launch, verb, values, resources, folds=folds, dry_run=dry_run)
-    if told:
-        typer.echo(told)
-    return told is not None
-
-
-def _launchable(run_here: Callable[..., None]) -> Callable[..., None]:
-    """Give a training verb the options of `_launched`."""
-    ours = dict(list(inspect.signature(_launched, eval_str=True).parameters.items())[2:])
-
-    @functools.wraps(run_here)
-    def command(**values: Any) -> None:
-        options = {name: values.pop(name) for name in ours}
-        plain = {name: parameter.default for name, parameter in ours.items()}
-        if options == plain or not _launched(run_here.__name__, values, **options):
-            run_here(**values)
-
-    own = inspect.signature(run_here, eval_str=True)
-    command.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[*own.parameters.values(), *ours.values()]
-    )
-    hints = {name: parameter.annotation for name, parameter in ours.items()}
-    command.__annotations__ = {**run_here.__annotations__, **hints}
-    return command
 
 
 @app.command()
@@ -194,7 +103,7 @@ def prepare(
 
 
 @app.command()
-@_launchable
+@launchable
 def pretrain(
     recipe: RecipeName,
     data: Annotated[Path | None, typer.Option("--data", help="A store made by `prepare`.")] = None,
@@ -271,7 +180,7 @@ def pretrain(
 
 
 @app.command()
-@_launchable
+@launchable
 def finetune(
     recipe: RecipeName,
     data: Data,
