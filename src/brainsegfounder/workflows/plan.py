@@ -58,6 +58,7 @@ class Plan:
         here: What this machine takes, or None where a step does not fit its memory.
         checkpoints_gib: Disk for the checkpoints there are at once, and the best model.
         store_gib: Disk of the store; by its size where there is one, else at most.
+        reads_store: Whether there is one.
         gpus: What numbers of GPUs take, by the model.
         assumptions: Of the model, a sentence each.
         not_included: In neither.
@@ -72,6 +73,7 @@ class Plan:
     here: Here | None
     checkpoints_gib: float
     store_gib: float
+    reads_store: bool
     gpus: tuple[GpuNeeds, ...]
     assumptions: tuple[str, ...]
     not_included: tuple[str, ...] = NOT_INCLUDED
@@ -150,6 +152,7 @@ def make_plan(
         samples=settings.steps * one_process,
         checkpoints_gib=_checkpoints_gib(network, settings),
         store_gib=source.store_gib,
+        reads_store=data is not None,
         here=here,
         gpus=tuple(needs(model, settings, n, cases_per_step, prices.gpu_hour) for n in gpus),
         assumptions=tuple(_assumptions(settings, model, gpus, source.subjects)),

@@ -20,7 +20,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     )
     yield (
         f"disk: {plan.checkpoints_gib:.1f} GiB for checkpoints and the model, "
-        f"{plan.store_gib:,.1f} GiB for the store"
+        f"{'' if plan.reads_store else 'at most '}{plan.store_gib:,.1f} GiB for the store"
     )
     yield ""
     yield "This machine, measured:"
