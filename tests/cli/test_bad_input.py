@@ -97,7 +97,7 @@ def test_a_label_value_outside_the_recipe_is_refused(call: Call, tmp_path: Path)
     folder = _glioma(tmp_path, label=3)
     code, error = call("prepare", folder, "--out", tmp_path / "store", "--recipe", "open-glioma")
     assert code == 3
-    assert "label values [3] found; expected 0, 1, 2, 4" in error
+    assert "label values [3] found; expected 0, 1 necrosis, 2 oedema, 4 enhancing" in error
 
 
 def test_an_unknown_recipe_field_gets_the_nearest_name(call: Call, tmp_path: Path) -> None:

@@ -265,6 +265,16 @@ def test_I68_a_brain_cut_off_is_told_with_its_side(brain):
     assert finding.message == "the head is cut off above"
 
 
+def test_I68_the_neck_of_a_head_with_zeros_around_it_may_leave_the_view(brain):
+    scalp = np.where(ball(brain.shape_vox, 0.95), 90, 0)
+    head = replace(brain, voxels=np.where(brain.voxels, brain.voxels, scalp).astype("f4"))
+    defaced = replace(head, voxels=head.voxels[..., 25:])
+    assert (head.voxels == 0).mean() > 0.3
+    assert [finding.code for finding in inspect(defaced)] == ["whole_head"]
+    above = replace(head, voxels=head.voxels[..., :-25])
+    assert [finding.code for finding in inspect(above)] == ["whole_head", "cropped"]
+
+
 def test_I68_a_neck_and_shoulders_are_told(brain):
     head = with_head(brain)
     long = np.concatenate([head.voxels[..., :1].repeat(80, axis=3), head.voxels], axis=3)
@@ -316,6 +326,15 @@ def test_I71_an_unexpected_label_is_refused_when_it_is_read(bench, value):
     assert caught.value.problem.code == "unexpected_labels"
     assert caught.value.problem.found == f"label values [{value}] found"
     assert caught.value.problem.expected == "0, 1, 2, 4"
+
+
+def test_I71_the_refusal_of_a_label_names_the_legal_ones_and_both_ways_out(bench):
+    path = bench.image(np.resize([0, 1, 3], (24, 24, 24)).astype(np.int16))
+    with pytest.raises(LabelError) as caught:
+        read_labels(path, legal={"enhancing": 4, "necrosis": 1})
+    assert caught.value.problem.expected == "0, 1 necrosis, 4 enhancing"
+    assert "`data.labels`" in caught.value.problem.advice
+    assert "`reading.label_map`" in caught.value.problem.advice
 
 
 def test_I71_labels_are_replaced_on_request_all_at_once(bench, codes):

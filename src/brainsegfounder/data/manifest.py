@@ -46,6 +46,7 @@ class ManifestRow:
         spacing: Distance between voxel centres along these axes, in mm, or None.
         orientation: Where these axes point, such as RAS, or empty.
         licence: Of the data set, or empty.
+        fold: In which fold of the data set's own splits the case is tested, or None.
     """
 
     case: str
@@ -61,11 +62,12 @@ class ManifestRow:
     spacing: tuple[float, float, float] | None = None
     orientation: str = ""
     licence: str = ""
+    fold: int | None = None
 
 
 COLUMNS = tuple(entry.name for entry in fields(ManifestRow))
 # Columns that are not text; as JSON in a CSV, as lists in a Parquet file.
-PARTS = ("masks", "shape", "spacing")
+PARTS = ("masks", "shape", "spacing", "fold")
 WHAT_COLUMNS_HOLD: dict[str, dict[str, Any]] = {
     "case": {"type": "string", "minLength": 1},
     "subject": {"type": "string", "minLength": 1},
@@ -86,6 +88,7 @@ WHAT_COLUMNS_HOLD: dict[str, dict[str, Any]] = {
         "maxItems": 3,
     },
     "orientation": {"type": "string", "pattern": "^([RLAPSI]{3})?$"},
+    "fold": {"type": ["integer", "null"], "minimum": 0},
 }
 
 
@@ -119,6 +122,7 @@ def manifest_rows(
                 label=_relative(case.label, root) if case.label else "",
                 sha256=hashes.get(path, ""),
                 licence=case.licence,
+                fold=case.fold,
             )
             rows.append(_with_grid(row, grids[path]) if path in grids else row)
     return rows
@@ -192,16 +196,19 @@ def orientation_of(affine: Affine) -> str:
 def manifest_csv(cases: Sequence[Case]) -> str:
     """The cases as CSV text, a row for each, with file names but no folders.
 
-    It is what a store is known by, so it does not depend on where the data lie.
+    It is what a store is known by, so it does not depend on where the data lie. Folds stand in it
+    where there are any.
     """
+    has_folds = any(case.fold is not None for case in cases)
     contrasts = sorted({name for case in cases for name in case.contrasts})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "subject", "session", *contrasts, "label"])
+    writer.writerow(["case", "subject", "session", *contrasts, "label", *["fold"] * has_folds])
     for case in cases:
         files = [case.contrasts[c].name if c in case.contrasts else "" for c in contrasts]
         label = case.label.name if case.label else ""
-        writer.writerow([case.case, case.subject, case.session, *files, label])
+        fold = [case.fold] if has_folds else []
+        writer.writerow([case.case, case.subject, case.session, *files, label, *fold])
     return text.getvalue()
 
 
@@ -249,6 +256,7 @@ def _row_of(record: Mapping[str, Any], path: Path) -> ManifestRow:
             masks={str(name): str(file) for name, file in pairs},
             shape=_triple(record["shape"], int),
             spacing=_triple(record["spacing"], float),
+            fold=_natural(record["fold"]),
         )
     except (TypeError, ValueError) as error:
         raise DataError(_unreadable(path, f"case {cells['case']}: {error}")) from error
@@ -259,6 +267,12 @@ def _triple(values: Any, kind: type) -> Any:
         return None
     i, j, k = values
     return kind(i), kind(j), kind(k)
+
+
+def _natural(value: Any) -> int | None:
+    if value is None or (type(value) is int and value >= 0):
+        return value
+    raise ValueError(f"fold {value!r}")
 
 
 def _unreadable(path: Path, found: str) -> Problem:
@@ -280,6 +294,7 @@ def _parquet(rows: Sequence[ManifestRow]) -> bytes:
         "masks": pyarrow.map_(text, text),
         "shape": pyarrow.list_(pyarrow.int32()),
         "spacing": pyarrow.list_(pyarrow.float64()),
+        "fold": pyarrow.int32(),
     }
     schema = pyarrow.schema([(name, kinds.get(name, text)) for name in COLUMNS])
     records = [

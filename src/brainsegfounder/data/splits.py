@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from brainsegfounder.errors import DataError, UsageError
+from brainsegfounder.data.store import StoredCase
+from brainsegfounder.errors import DataError, Problem, UsageError
 from brainsegfounder.settings import SplitSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +27,54 @@ class Split:
         validation: Subjects that choose the best model; they are part of nothing reported.
         test: Subjects that are reported and that training of any stage never sees.
         fold: Number of the fold, or None where the test subjects were named.
+        folds_from: Who made the folds: the recipe's seed, or the data set's own list.
     """
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
     fold: int | None
+    folds_from: Literal["recipe", "data"] = "recipe"
 
     @property
     def sha256(self) -> str:
         """Fingerprint of the assignment."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        assigned = {name: getattr(self, name) for name in ("train", "validation", "test", "fold")}
+        return hashlib.sha256(json.dumps(assigned, sort_keys=True).encode()).hexdigest()
+
+
+def folds_of_data(cases: Iterable[StoredCase]) -> dict[str, int]:
+    """The fold in which each subject is tested, by the data set's own lists.
+
+    They count where every case with labels has a fold, or every case where none has labels. A
+    subject without a fold is never tested then.
+
+    Returns:
+        The fold of each subject that has one; empty where the data have no folds, or not enough.
+
+    Raises:
+        DataError: The cases of a subject are in several folds.
+    """
+    cases = list(cases)
+    folds: dict[str, int] = {}
+    for case in cases:
+        if case.fold is not None and folds.setdefault(case.subject, case.fold) != case.fold:
+            raise DataError(_in_two_folds(case, folds[case.subject]))
+    tested = [case for case in cases if case.has_labels] or cases
+    without = [case.case for case in tested if case.subject not in folds]
+    if folds and without:
+        log.warning(
+            "%d of %d cases have no fold of the data set's own (%s, ...); the recipe's are used",
+            len(without), len(tested), without[0],
+        )  # fmt: skip
+    return {} if without else folds
 
 
 def split_subjects(
-    subjects: Sequence[str], settings: SplitSettings, fold: int | None = None
+    subjects: Sequence[str],
+    settings: SplitSettings,
+    fold: int | None = None,
+    folds: Mapping[str, int] | None = None,
 ) -> Split:
     """Assign subjects to training, inner validation and test.
 
@@ -44,6 +82,8 @@ def split_subjects(
         subjects: One name a case; repeats (several visits) are one subject.
         settings: Seed, number of folds, named test subjects, share for inner validation.
         fold: Which fold is the test part, from 0; None takes the named test subjects.
+        folds: The data's own fold of each subject, as `folds_of_data` gives it; without it the
+            seed makes folds.
 
     Raises:
         UsageError: The fold does not exist.
@@ -53,9 +93,12 @@ def split_subjects(
     shuffled = [
         everyone[n] for n in np.random.default_rng(settings.seed).permutation(len(everyone))
     ]
-    test = (
-        _fold_subjects(shuffled, settings, fold) if fold is not None else _named(everyone, settings)
-    )
+    if fold is None:
+        test = _named(everyone, settings)
+    elif folds:
+        test = _listed_subjects(everyone, folds, fold)
+    else:
+        test = _fold_subjects(shuffled, settings, fold)
     rest = [subject for subject in shuffled if subject not in test]
     num_validation = _num_validation(len(rest), settings.validation_fraction)
     split = Split(
@@ -63,6 +106,7 @@ def split_subjects(
         validation=tuple(sorted(rest[:num_validation])),
         test=tuple(sorted(test)),
         fold=fold,
+        folds_from="data" if folds and fold is not None else "recipe",
     )
     if not split.train:
         raise DataError(
@@ -84,6 +128,26 @@ def _fold_subjects(shuffled: list[str], settings: SplitSettings, fold: int) -> s
             "Lower split.folds."
         )
     return set(shuffled[fold :: settings.folds])
+
+
+def _listed_subjects(everyone: list[str], folds: Mapping[str, int], fold: int) -> set[str]:
+    found = sorted({folds[subject] for subject in everyone if subject in folds})
+    if fold not in found:
+        raise UsageError(
+            f"--fold {fold}: no subject is in it; the data set's own folds are "
+            f"{', '.join(map(str, found))}. Choose one of them."
+        )
+    return {subject for subject in everyone if folds.get(subject) == fold}
+
+
+def _in_two_folds(case: StoredCase, other: int) -> Problem:
+    return Problem(
+        code="subject_in_two_folds",
+        file=case.case,
+        found=f"in fold {case.fold}, another case of subject {case.subject} in fold {other}",
+        expected="all cases of a subject in one fold, or training would see whom it is tested on",
+        advice="Correct the data set's list of folds and prepare again, or remove the list.",
+    )
 
 
 def _named(everyone: list[str], settings: SplitSettings) -> set[str]:

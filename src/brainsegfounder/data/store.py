@@ -37,7 +37,7 @@ from brainsegfounder.volumes.volume import Grid, Triple, Volume
 
 FORMAT = 2
 # Raise it when the same files and settings come out otherwise: then every stored case is stale.
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ class StoredCase:
         sources: The SHA-256 of each file it was made from, by contrast, `label` or `mask-NAME`.
         key: The SHA-256 of all that it was made from: sources, settings, version of the code.
         files: Its files in the store.
+        fold: In which fold of the data set's own splits it is tested, or None.
     """
 
     case: str
@@ -89,6 +90,7 @@ class StoredCase:
     sources: dict[str, str] = field(default_factory=dict)
     key: str = ""
     files: dict[str, StoredFile] = field(default_factory=dict)
+    fold: int | None = None
 
     @property
     def grid(self) -> Grid:

@@ -71,7 +71,7 @@ def source_files(case: Case, plan: StorePlan) -> dict[str, Path]:
 def whole_case(folder: Path, case: Case, key: str) -> StoredCase | None:
     """The case as it is stored, if it is there, whole and made from what the key says.
 
-    What the manifest says of it (subject, site, licence) is brought up to date.
+    What the manifest says of it (subject, site, licence, fold) is brought up to date.
     """
     try:
         stored = read_case(folder, case.case)
@@ -86,6 +86,7 @@ def whole_case(folder: Path, case: Case, key: str) -> StoredCase | None:
         session=case.session,
         site=case.site,
         licence=case.licence,
+        fold=case.fold,
     )
     if current != stored:
         _write_record(folder, current)
@@ -148,6 +149,7 @@ def write_case(
         sources=dict(sources or {}),
         key=key,
         files={path.name: StoredFile(path.stat().st_size, sha256(path)) for path in written},
+        fold=case.fold,
     )
     _write_record(folder, stored, case)
     for name in before - stored.files.keys():

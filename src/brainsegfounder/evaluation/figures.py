@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 from brainsegfounder.evaluation.metrics import RegionScore
 from brainsegfounder.evaluation.mosaic import case_mosaic
 
-__all__ = ["case_mosaic", "dice_strip", "legend_above", "loss_curves", "new_plot", "svg_uri"]
+__all__ = [
+    "case_mosaic",
+    "curve_of",
+    "dice_strip",
+    "legend_above",
+    "loss_curves",
+    "new_plot",
+    "smoothed",
+    "svg_uri",
+]
 
 ON_WHITE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
@@ -43,6 +52,7 @@ def loss_curves(
     x_label: str = "optimiser step",
     y_label: str = "loss",
     title: str = "",
+    levels: Mapping[str, float] | None = None,
 ) -> str:
     """Draw named quantities of a run against its steps: smoothed, with the raw values faint.
 
@@ -55,12 +65,13 @@ def loss_curves(
         y_label: Label of the vertical axis. It is logarithmic where all values are positive and
             span more than a factor of 20.
         title: Heading of the picture.
+        levels: Named values to compare with, such as chance; each is a dotted line.
 
     Returns:
         An SVG picture as a data URI; it says so where there is nothing to draw.
     """
     names = components if components is not None else _loss_names(records)
-    curves = {label: _curve(records, step_key, key) for key, label in names.items()}
+    curves = {label: curve_of(records, step_key, key) for key, label in names.items()}
     curves = {label: xy for label, xy in curves.items() if xy[0].size}
     figure, axes = new_plot(6.0, 3.6, title)
     axes.set(xlabel=x_label, ylabel=y_label)
@@ -69,7 +80,7 @@ def loss_curves(
         return svg_uri(figure)
     for number, (label, (steps, values)) in enumerate(curves.items()):
         colour, dash = ON_WHITE[number % len(ON_WHITE)], DASHES[number % len(DASHES)]
-        smooth = _smoothed(values)
+        smooth = smoothed(values)
         keep = slice(None, None, -(-len(steps) // MAX_POINTS))
         if len(steps) > 1:
             axes.plot(steps[keep], values[keep], color=colour, lw=0.6, alpha=0.3, zorder=1)
@@ -79,11 +90,17 @@ def loss_curves(
             steps[keep], smooth[keep], color=colour, ls=dash, lw=1.8, label=label,
             marker=marker, ms=3.5, zorder=2,
         )  # fmt: skip
+    for label, value in (levels or {}).items():
+        axes.axhline(value, color=INK, lw=1.2, ls=(0, (1, 2)), label=f"{label} ({value:.3g})")
     everything = np.concatenate([values for _, values in curves.values()])
-    _scale_y(axes, everything)
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    _scale_y(axes, np.append(everything, list((levels or {}).values())))
+    all_steps = np.unique(np.concatenate([steps for steps, _ in curves.values()]))
+    if len(all_steps) == 1:  # a span of nothing has no round steps in it
+        axes.set_xticks(all_steps)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    legend_above(axes, num_entries=len(curves))
+    legend_above(axes, num_entries=len(curves) + len(levels or {}))
     return svg_uri(figure)
 
 
@@ -128,7 +145,7 @@ def _loss_names(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {key: key.removeprefix("loss").strip("_./ ") or "total" for key in keys}
 
 
-def _curve(
+def curve_of(
     records: Sequence[Mapping[str, Any]], step_key: str, key: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Steps and values of one quantity, those that are finite numbers, in order of steps."""
@@ -144,7 +161,7 @@ def _curve(
     return points[:, 0], points[:, 1]
 
 
-def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """A centred moving mean over about 2 % of the curve, shorter at its ends."""
     half = len(values) // 100
     sums = np.concatenate([[0.0], np.cumsum(values)])

@@ -108,6 +108,7 @@ class Group:
         num_cases: How many cases.
         advice: What to do about it, once for all.
         items: For each message the names of its cases, and the message.
+        beside: What else it was found about that is no case, in words.
     """
 
     kind: str
@@ -115,6 +116,20 @@ class Group:
     num_cases: int
     advice: str
     items: Sequence[tuple[Sequence[str], str]]
+    beside: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """Pictures of the same things over time, in a grid.
+
+    Attributes:
+        columns: Heading of each column of pictures.
+        rows: Name of each row, and for each column its pictures, one under the other.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Sequence[Picture]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,7 @@ class Chapter:
         pictures: Figures, beside each other where there is room.
         tables: Tables.
         cases: Cases in small pictures.
+        film: Pictures over time.
     """
 
     id: str
@@ -140,6 +156,7 @@ class Chapter:
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
     cases: Sequence[GalleryCase] = ()
+    film: Film | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +176,8 @@ class Report:
         gallery: Cases in pictures.
         rules: How each metric was computed, usually `metrics.RULES`.
         provenance: Anything JSON can hold; shown folded.
+        status: Of what is still going on, or how it ended; one sentence.
+        reload_s: After how many seconds a browser reads the page again, or None.
     """
 
     title: str
@@ -173,6 +192,8 @@ class Report:
     gallery: Sequence[GalleryCase] = ()
     rules: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    status: str = ""
+    reload_s: int | None = None
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -40,9 +40,21 @@ def attend(
     if q_NHLD.device.type == "cpu" and learns_bias and dropout == 0.0:
         y_NHLD: Tensor = _Attention.apply(q_NHLD, k_NHSD, v_NHSD, bias_HLS)  # type: ignore[no-untyped-call]
         return y_NHLD
+    if q_NHLD.device.type == "meta":
+        return _attend_in_shape(q_NHLD, k_NHSD, v_NHSD, bias_HLS, dropout)
     return functional.scaled_dot_product_attention(
         q_NHLD, k_NHSD, v_NHSD, attn_mask=bias_HLS.unsqueeze(0), dropout_p=dropout
     )
+
+
+def _attend_in_shape(
+    q_NHLD: Tensor, k_NHSD: Tensor, v_NHSD: Tensor, bias_HLS: Tensor, dropout: float
+) -> Tensor:
+    """What a GPU's fused kernel makes of shapes; PyTorch would take the operation apart."""
+    fused = torch.ops.aten._scaled_dot_product_efficient_attention
+    bias_NHLS = bias_HLS.expand(len(q_NHLD), -1, -1, -1)
+    y_NHLD: Tensor = fused(q_NHLD, k_NHSD, v_NHSD, bias_NHLS, True, dropout)[0]
+    return y_NHLD
 
 
 class _Attention(torch.autograd.Function):

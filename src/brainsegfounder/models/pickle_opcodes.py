@@ -20,9 +20,11 @@ ITEM_BYTES = {
 
 MAX_OPCODES = 200_000
 MAX_NUMBER = 1 << 48
+MAX_NAME = 512
 MAX_SHOWN = 80
 MAX_DEPTH = 100
 MAX_SIZE = 5_000_000
+_EMPTY = (1, 1)
 
 # Called by honest files; what each gives is made here.
 _DICTIONARIES = {"collections OrderedDict"}
@@ -33,6 +35,7 @@ _VALUES = {
 }  # fmt: skip
 _TENSOR = "torch._utils _rebuild_tensor_v2"
 _PARAMETER = "torch._utils _rebuild_parameter"
+_KNOWN = _DICTIONARIES | _SEQUENCES | _VALUES | {_TENSOR, _PARAMETER}
 # Classes whose objects become shells: a name like a class, in a place where layers live.
 _SHELL = re.compile(
     r"((torch\.(nn|optim|distributed)|monai\.networks)(\.\w+)*|__main__|__mp_main__|argparse)"
@@ -99,25 +102,19 @@ class Interpreter:
                     if len(self.stack) != 1 or self.marks:
                         raise RefusedError("the pickle leaves a stack that is not one object")
                     return self.stack.pop()
-                self._step(opcode.name, argument)
+                handler = _HANDLERS.get(opcode.name)
+                if handler is None:
+                    raise RefusedError(f"opcode {opcode.name}, which no saved weights need")
+                handler(self, argument)
         except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
             raise RefusedError(f"the pickle is damaged ({type(error).__name__})") from error
         raise RefusedError("the pickle has no end")
 
-    def _step(self, opcode: str, argument: Any) -> None:
-        if opcode in _PUSHED:
-            self.stack.append(argument)
-        elif opcode in _CONSTANTS:
-            self.stack.append(_CONSTANTS[opcode])
-        elif opcode in _HANDLERS:
-            _HANDLERS[opcode](self, argument)
-        elif opcode not in _IGNORED:
-            raise RefusedError(f"opcode {opcode}, which no saved weights need")
-
     def _put(self, value: Any, *children: Any) -> None:
         self._alive.append(value)
-        self._extent[id(value)] = (1, 1)
-        self._grow(value, children)
+        self._extent[id(value)] = _EMPTY
+        if children:
+            self._grow(value, children)
         self.stack.append(value)
 
     def _grow(self, container: Any, children: Any) -> None:
@@ -165,8 +162,9 @@ class Interpreter:
         self.memo[len(self.memo) if place is None else place] = self.stack[-1]
 
     def _global(self, name: str) -> None:
-        known = _DICTIONARIES | _SEQUENCES | _VALUES | {_TENSOR, _PARAMETER}
-        if name not in known and not _STORAGE.fullmatch(name) and not _SHELL.fullmatch(name):
+        if len(name) > MAX_NAME or not (
+            name in _KNOWN or _STORAGE.fullmatch(name) or _SHELL.fullmatch(name)
+        ):
             raise RefusedError(f"refers to {_short(name)}, which no saved weights need")
         self.stack.append(Global(name))
 
@@ -231,13 +229,16 @@ class Interpreter:
         self.stack.append(storage)
 
 
-_IGNORED = {"PROTO", "FRAME"}
-_PUSHED = {
+_PUSHED = (
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
     "BINBYTES", "SHORT_BINBYTES", "BINSTRING", "SHORT_BINSTRING",
-}  # fmt: skip
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+)  # fmt: skip
 _HANDLERS: dict[str, Callable[[Interpreter, Any], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME"), lambda *_: None),
+    **dict.fromkeys(_PUSHED, lambda self, argument: self.stack.append(argument)),
+    "NONE": lambda self, _: self.stack.append(None),
+    "NEWTRUE": lambda self, _: self.stack.append(True),
+    "NEWFALSE": lambda self, _: self.stack.append(False),
     "MARK": Interpreter._mark,
     "EMPTY_LIST": lambda self, _: self._put([]),
     "EMPTY_DICT": lambda self, _: self._put({}),

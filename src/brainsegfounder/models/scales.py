@@ -1,7 +1,8 @@
 """The sizes a network can have, by name.
 
 `tiny`, `small` and `big` are the paper's three (arXiv 2406.10395, Table 2; 62, 64 and 69 million
-parameters as a whole SwinUNETR). `nano` is ours: a sixteenth of `tiny`, for machines without a GPU.
+parameters as a whole SwinUNETR). `nano` is ours: a sixteenth of `tiny`, for machines without a GPU;
+`nano-small` and `nano-big` have the depths of `small` and `big`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Scale:
 SCALES = MappingProxyType(
     {
         "nano": Scale(feature_size=12, depths=(2, 2, 2, 2), num_heads=(3, 6, 12, 24)),
+        "nano-small": Scale(feature_size=12, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
+        "nano-big": Scale(feature_size=12, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
         "tiny": Scale(feature_size=48, depths=(2, 2, 2, 2), num_heads=(3, 6, 12, 24)),
         "small": Scale(feature_size=48, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
         "big": Scale(feature_size=48, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),

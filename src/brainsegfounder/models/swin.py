@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -24,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from brainsegfounder.errors import RecipeError
 from brainsegfounder.models.attention import attend
-from brainsegfounder.models.recompute import forget
+from brainsegfounder.models.mlp import widen_and_narrow
 from brainsegfounder.models.scales import Scale
 from brainsegfounder.models.slabs import runs_on_plain_cpu
 from brainsegfounder.models.windows import (
@@ -157,28 +155,23 @@ class DropPath(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between them; four times as wide inside.
+    """Two linear layers with an exact GELU between them; four times as wide inside."""
 
-    Args:
-        channels: Width in and out.
-        dropout: Rate after each layer.
-        forgets: Compute the GELU again in the backward pass, instead of keeping what it gave.
-    """
-
-    def __init__(self, channels: int, dropout: float, *, forgets: bool) -> None:
+    def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
-        self.forgets = forgets and dropout == 0.0
         self.linear1 = nn.Linear(channels, 4 * channels)
         self.linear2 = nn.Linear(4 * channels, channels)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""
-        wide = self.linear1(x)
-        inner = self.drop(functional.gelu(wide))
-        keeps = not (self.forgets and inner.requires_grad and runs_on_plain_cpu(x))
-        with nullcontext() if keeps else forget(inner, partial(functional.gelu, wide.detach())):
-            y: Tensor = self.drop(self.linear2(inner))
+        drops = self.training and self.drop.p > 0.0
+        if runs_on_plain_cpu(x) and not drops:
+            wide, narrow = self.linear1, self.linear2
+            x_VC = x.reshape(-1, x.shape[-1])
+            y_VC = widen_and_narrow(x_VC, wide.weight, wide.bias, narrow.weight, narrow.bias)
+            return y_VC.view(x.shape)
+        y: Tensor = self.drop(self.linear2(self.drop(functional.gelu(self.linear1(x)))))
         return y
 
 
@@ -203,7 +196,7 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(channels, num_heads, dropout, attention_dropout)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = Mlp(channels, dropout, forgets=not checkpointing)
+        self.mlp = Mlp(channels, dropout)
 
     def forward(self, x_BIJKC: Tensor) -> Tensor:
         """Map a feature map (B, I, J, K, C) to one of the same shape."""

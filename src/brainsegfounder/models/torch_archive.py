@@ -9,16 +9,18 @@ a process with limits: it prints one line of JSON and ends with 0, or 3 for a fi
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from brainsegfounder.models.pickle_opcodes import (
     ITEM_BYTES,
+    MAX_NAME,
     Interpreter,
     RefusedError,
     Shell,
@@ -29,7 +31,6 @@ from brainsegfounder.models.pickle_opcodes import (
 MAX_PICKLE_BYTES = 16 << 20
 MAX_MEMBERS = 20_000
 MAX_DIRECTORY_BYTES = 4 << 20
-MAX_NAME = 512
 MEMORY_BYTES = 512 << 20
 CPU_SECONDS = 60
 
@@ -100,7 +101,7 @@ def _read_zip(file: IO[bytes], interpreter: Interpreter) -> tuple[Any, dict[str,
     if length > MAX_PICKLE_BYTES:
         raise RefusedError(f"a pickle of {length} bytes, expected {MAX_PICKLE_BYTES} at most")
     file.seek(start)
-    root = interpreter.run(_window(file, length))
+    root = _run(interpreter, file, length)
     data = f"{folder}data/"
     return root, {n.removeprefix(data): place for n, place in places.items() if n.startswith(data)}
 
@@ -155,32 +156,16 @@ def _check_apart(places: list[tuple[int, int]]) -> None:
         end = start + length
 
 
-def _window(file: IO[bytes], length: int) -> IO[bytes]:
-    """What `genops` may read of a file from where it stands."""
-    return cast(IO[bytes], _Window(file, length))
+def _run(interpreter: Interpreter, file: IO[bytes], most: int) -> Any:
+    """What the pickle at a file's position describes; the file stands behind it afterwards.
 
-
-class _Window:
-    """The first bytes of a file from where it stands, as `genops` wants to read them."""
-
-    def __init__(self, file: IO[bytes], length: int) -> None:
-        self._file, self._left = file, length
-
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes, never beyond the window."""
-        found = self._file.read(max(0, min(size, self._left)))
-        self._left -= len(found)
-        return found
-
-    def readline(self) -> bytes:
-        """A line, never beyond the window."""
-        found = self._file.readline(max(0, min(MAX_NAME, self._left)))
-        self._left -= len(found)
-        return found
-
-    def tell(self) -> int:
-        """Where the file stands."""
-        return self._file.tell()
+    The bytes are read at once, as asking the file for each opcode takes longer than all the rest.
+    """
+    start = file.tell()
+    content = io.BytesIO(file.read(most))
+    root = interpreter.run(content)
+    file.seek(start + content.tell())
+    return root
 
 
 def _read_legacy(
@@ -188,7 +173,7 @@ def _read_legacy(
 ) -> tuple[Any, dict[str, tuple[int, int]]]:
     """The object of a file from before torch 1.6, and start and length of each storage."""
     try:
-        header = [Interpreter().run(_window(file, 1 << 12)) for _ in range(3)]
+        header = [_run(Interpreter(), file, 1 << 12) for _ in range(3)]
         is_legacy = header[:2] == [_LEGACY_MAGIC, _LEGACY_VERSION]
     except RefusedError:
         is_legacy = False
@@ -196,8 +181,8 @@ def _read_legacy(
         raise RefusedError("neither a zip archive nor a legacy file of torch.save")
     if not (isinstance(header[2], dict) and header[2].get("little_endian") is True):
         raise RefusedError("numbers of another byte order, expected little-endian ones")
-    root = interpreter.run(_window(file, MAX_PICKLE_BYTES))
-    keys = expect(Interpreter().run(_window(file, MAX_PICKLE_BYTES)), list)
+    root = _run(interpreter, file, MAX_PICKLE_BYTES)
+    keys = expect(_run(Interpreter(), file, MAX_PICKLE_BYTES), list)
     kinds = {key: storage.kind for key, storage in interpreter.storages.items()}
     starts: dict[str, tuple[int, int]] = {}
     end = Path(file.name).stat().st_size

@@ -152,8 +152,9 @@ class SplitSettings(Section):
 class ModelSettings(Section):
     """The network."""
 
-    scale: Literal["nano", "tiny", "small", "big"] = "tiny"
-    """Width and depth: nano 4 M, tiny 62 M, small 64 M, big 69 M parameters."""
+    scale: Literal["nano", "nano-small", "nano-big", "tiny", "small", "big"] = "tiny"
+    """Width and depth: nano 4 M, tiny 62 M, small 64 M, big 69 M parameters; nano-small and
+    nano-big are as deep as small and big, and as narrow as nano."""
     merging: Literal["complete", "legacy", "v2"] = "complete"
     """Order of the eight corners in patch merging; published weights need legacy."""
     dropout: Fraction = 0.0
@@ -207,6 +208,9 @@ class StageSettings(Section):
     """Steps between validations."""
     checkpoint_every: Count = 100
     """Steps between checkpoints."""
+    transfer: Literal["encoder", "encoder+decoder"] = "encoder"
+    """What is taken over from the start weights (paper: the encoder); a decoder is there after the
+    objectives mae and cross-contrast."""
     new_contrast: Literal["mean", "kaiming"] = "mean"
     """How patch-embedding weights of a contrast unknown to the start weights begin."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from brainsegfounder.settings import StageSettings
+from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.training.losses import Losses
 
 
@@ -43,6 +44,13 @@ BatchSource = Callable[[int], Iterator[BatchOnDevice]]
 def _first(found: list[Any]) -> Mapping[str, float]:
     values: Mapping[str, float] = found[0]
     return values
+
+
+Record = Mapping[str, float | int | str]
+"""A flat record, a line of `metrics.jsonl`."""
+
+Watch = Callable[[nn.Module, TrainingState, Callable[[], bool]], None]
+"""Of network, where the run stands, and a question: is the run asked to stop, so be quick?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,8 @@ class Job:
         record: Receives one flat record per step, per validation and per start.
         keep_best: Called whenever the network is the best so far.
         advance: Called after every step with its number and loss, for a progress bar.
+        watch: Called before the first step, and after every step once it is validated; it may put
+            the network into evaluation mode and changes nothing else.
     """
 
     settings: StageSettings
@@ -101,6 +111,7 @@ class Job:
     bad_batches: Path
     resumed: Callable[[int], None]
     identity: Mapping[str, str | None]
-    record: Callable[[Mapping[str, float | int | str]], None]
+    record: Callable[[Record], None]
     keep_best: Callable[[nn.Module, int], None]
     advance: Callable[[int, float], None]
+    watch: Watch = lambda *_: None

@@ -40,7 +40,15 @@ from brainsegfounder.training.checkpoint import (
     committed,
     write_checkpoint,
 )
-from brainsegfounder.training.job import BatchOnDevice, BatchSource, Job, LossFunction, Validation
+from brainsegfounder.training.job import (
+    BatchOnDevice,
+    BatchSource,
+    Job,
+    LossFunction,
+    Record,
+    Validation,
+    Watch,
+)
 from brainsegfounder.training.optim import Learner, learning_rate, make_learner
 from brainsegfounder.training.parallel import clip_gradients, is_finite
 from brainsegfounder.training.randomness import mixed
@@ -48,7 +56,16 @@ from brainsegfounder.training.resume import resume
 from brainsegfounder.training.saving import Saver, Tell
 from brainsegfounder.training.signals import Signals, Stop, requeue
 
-__all__ = ["BatchOnDevice", "BatchSource", "Job", "LossFunction", "Validation", "train"]
+__all__ = [
+    "BatchOnDevice",
+    "BatchSource",
+    "Job",
+    "LossFunction",
+    "Record",
+    "Validation",
+    "Watch",
+    "train",
+]
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +95,7 @@ def train(model: nn.Module, job: Job, device: torch.device) -> TrainingState:
     tell = _Telling(
         Tell(job.record if is_main else _to_nobody, "the record of metrics"),
         Tell(job.advance if is_main else _to_nobody, "the progress bar"),
+        Tell(job.watch if is_main else _to_nobody, "the page of the run"),
     )
     with Signals() as signals:
         if is_main:
@@ -99,6 +117,7 @@ def _to_nobody(*_: object) -> None:
 class _Telling:
     record: Tell
     advance: Tell
+    watch: Tell
 
 
 @dataclass(slots=True)
@@ -135,11 +154,14 @@ class _Session:
         settings = self.job.settings
         if self.state.step < settings.steps:
             batches = self.job.batches(self.state.samples)
+            if self.state.step == 0:
+                self._watch()
             while self.state.step < settings.steps:
                 self._stop_together()
                 self._step(batches)
                 if self.state.validation_due:
                     self._validate()
+                self._watch()
                 if self._is_last or self.state.step % settings.checkpoint_every == 0:
                     self._save()
         self._save()
@@ -202,9 +224,10 @@ class _Session:
         try:
             with self._interruptible():
                 micro_batches = [next(batches).to(self.device) for _ in range(count)]
-                wait_s = time.monotonic() - began_s
+                waited_s = time.monotonic() - began_s
                 values = _backward(self.learner, self.job, micro_batches, self.state.step)
-                return micro_batches, {**values, "wait_s": wait_s}
+                pace = _pace(micro_batches, waited_s, time.monotonic() - began_s)
+                return micro_batches, {**values, **pace}
         except torch.OutOfMemoryError:
             if not self.learner.spread.is_sharded:  # then others would have to take part
                 self._save()  # nothing has changed since the step before
@@ -249,6 +272,12 @@ class _Session:
             if improves and self._keep(model):
                 state = replace(state, best_value=value, best_step=state.step)
         self.state = state
+
+    def _watch(self) -> None:
+        if self.signals.received is None:
+            model, signals = self.learner.model, self.signals
+            with alone():
+                self.tell.watch(model, self.state, lambda: signals.received is not None)
 
     def _measured(self, validation: Validation, model: nn.Module) -> Mapping[str, float]:
         """What all processes find; each measures its part alone, so that none waits meanwhile."""
@@ -335,6 +364,12 @@ def _backward(
     clip_norm = job.settings.optimizer.clip_norm or math.inf
     norm = clip_gradients(model, clip_norm)
     return {**means({"loss": sum(totals.values()), **totals, **watched}), "gradient_norm": norm}
+
+
+def _pace(batches: list[BatchOnDevice], waited_s: float, step_s: float) -> dict[str, float]:
+    """How fast a step was: its time, the part of it that data were waited for, crops a second."""
+    num_crops = num_processes() * sum(len(batch.cases) for batch in batches)
+    return {"step_s": step_s, "data_wait_s": waited_s, "crops_per_s": num_crops / step_s}
 
 
 def _out_of_memory(settings: StageSettings, step: int, error: Exception) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from brainsegfounder.errors import RunError, SaveError
 
@@ -87,7 +88,7 @@ class Tell:
         self._what = what
         self._failed = False
 
-    def __call__(self, *values: int | float | Mapping[str, float | int | str]) -> None:
+    def __call__(self, *values: Any) -> None:
         """Pass the values on."""
         try:
             self._listener(*values)

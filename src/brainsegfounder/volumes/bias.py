@@ -17,7 +17,10 @@ from brainsegfounder.volumes.findings import Finding
 WORK_MM = 4.0
 LEVELS = 4
 ITERATIONS = 50
-MIN_POSITIVE = 0.95
+# A bias is a factor: with more of the brain below 0 a scan has been standardised before.
+MAX_NEGATIVE = 0.05
+# A brain of which less than this is positive is hardly in the contrast at all.
+MIN_POSITIVE = 0.5
 
 
 def correct_bias(
@@ -36,14 +39,18 @@ def correct_bias(
 
     Returns:
         Corrected intensities, and a warning for each contrast left as it was because more than a
-        twentieth of its brain is not positive (a bias is a factor; such a scan has been
-        standardised before).
+        twentieth of its brain is below 0, or less than half of it above.
     """
     result, findings = channels.copy(), []
     for number, channel in enumerate(channels):
         positive = brain & (channel > 0)
-        if positive.sum() < MIN_POSITIVE * max(int(brain.sum()), 1):
-            message = f"contrast {number + 1} has values below 0 in the brain; left without N4."
+        below, above = (int(mask.sum()) for mask in (brain & (channel < 0), positive))
+        size = max(int(brain.sum()), 1)
+        if below > MAX_NEGATIVE * size or above < MIN_POSITIVE * size:
+            message = (
+                f"contrast {number + 1} is below 0 in {below / size:.0%} of the brain and above in "
+                f"{above / size:.0%}; left without N4."
+            )
             findings.append(Finding("bias_left", case, message, "warning"))
             continue
         corrected = channel / _field(channel, positive, spacing_mm)

@@ -22,8 +22,11 @@ def main(source: str, target: str) -> None:
     """Read intensities (I, J, K) from one file and write the brain's mask, uint8, to the other."""
     _limit()
     warnings.simplefilter("ignore")
+    import torch
     from deepbet.bet import BrainExtraction
 
+    # Sums in one order, whatever the number of cores; as many of these run as there are jobs.
+    torch.set_num_threads(1)
     voxels = np.load(source, allow_pickle=False).astype(np.float32)
     deepbet = BrainExtraction(no_gpu=True)
     mask = deepbet.postprocess(deepbet.run_model(voxels) > 0.5)

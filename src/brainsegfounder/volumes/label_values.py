@@ -15,13 +15,15 @@ MAX_ROUNDING = 1e-3
 LIMITS = np.iinfo(np.int16)
 
 Labels = NDArray[np.int16]
+# Values that may stand in a mask beside 0, with their names where they have any.
+Legal = Mapping[str, int] | Collection[int]
 
 
 def label_values(
     stored: NDArray[Any],
     scaling: tuple[float, float] | None,
     file: SourceFile,
-    legal: Collection[int] | None,
+    legal: Legal | None,
 ) -> Labels:
     """Label values as a file means them.
 
@@ -29,7 +31,7 @@ def label_values(
         stored: Voxels as they are in the file, shape (I, J, K), or (I, J, K, N) for one-hot.
         scaling: Slope and intercept of the header, or None.
         file: The file; receives the findings. Its `reading.label_map` is applied.
-        legal: Values that may occur, beside 0; None allows all.
+        legal: Values that may occur beside 0, or these by name; None allows all.
 
     Returns:
         Labels of shape (I, J, K).
@@ -38,7 +40,7 @@ def label_values(
         LabelError: Values are not whole, beyond int16, overlap (one-hot), or are not legal.
     """
     label_map = file.reading.label_map
-    allowed = None if legal is None else {0, *legal}
+    allowed = None if legal is None else _named(legal)
     if stored.ndim == 4:
         labels = _joined(stored, file)
     elif _unscaled_counts(stored, scaling, label_map, allowed):
@@ -70,7 +72,7 @@ def _unscaled_counts(
     stored: NDArray[Any],
     scaling: tuple[float, float] | None,
     label_map: Mapping[int, int],
-    allowed: set[int] | None,
+    allowed: Collection[int] | None,
 ) -> bool:
     """Whether only the stored integers, not the scaled values, are legal labels."""
     if scaling is None or allowed is None or stored.dtype.kind not in "iu":
@@ -86,7 +88,9 @@ def _unscaled_counts(
     )
 
 
-def _all_legal(values: NDArray[Any], label_map: Mapping[int, int], allowed: set[int]) -> bool:
+def _all_legal(
+    values: NDArray[Any], label_map: Mapping[int, int], allowed: Collection[int]
+) -> bool:
     return all(label_map.get(int(value), int(value)) in allowed for value in values)
 
 
@@ -158,14 +162,22 @@ def _mapped(labels: Labels, label_map: Mapping[int, int], file: SourceFile) -> L
     return mapped
 
 
-def _check_legal(labels: Labels, allowed: set[int], file: SourceFile) -> None:
-    strange = sorted(set(values_in(labels)) - allowed)
+def _named(legal: Legal) -> dict[int, str]:
+    """The name of each value that is legal, empty where it has none."""
+    if isinstance(legal, Mapping):
+        return {0: "", **{value: name for name, value in legal.items()}}
+    return dict.fromkeys([0, *legal], "")
+
+
+def _check_legal(labels: Labels, allowed: Mapping[int, str], file: SourceFile) -> None:
+    strange = sorted(set(values_in(labels)) - allowed.keys())
     if strange:
         raise LabelError(
             file.problem(
                 "unexpected_labels",
                 f"label values {strange} found",
-                ", ".join(map(str, sorted(allowed))),
-                "Correct the mask, or say what they mean with `reading.label_map`.",
+                ", ".join(f"{value} {name}".strip() for value, name in sorted(allowed.items())),
+                "Correct the mask, name them in `data.labels` of the recipe, or say what they mean "
+                "with `reading.label_map`.",
             )
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from brainsegfounder.volumes.container import (
     read_head,
 )
 from brainsegfounder.volumes.header import Header
-from brainsegfounder.volumes.label_values import label_values
+from brainsegfounder.volumes.label_values import Legal, label_values
 from brainsegfounder.volumes.nifti_header import read_nifti_header
 from brainsegfounder.volumes.source_file import SourceFile
 from brainsegfounder.volumes.volume import Volume
@@ -86,14 +85,14 @@ def read_nifti(path: str | os.PathLike[str], reading: ReadingSettings = AS_IT_IS
 def read_labels(
     path: str | os.PathLike[str],
     reading: ReadingSettings = AS_IT_IS,
-    legal: Collection[int] | None = None,
+    legal: Legal | None = None,
 ) -> Volume:
     """Read a mask with its integer label values.
 
     Args:
         path: As for `read_nifti`.
         reading: What is allowed of it: also `one_hot` and `label_map`.
-        legal: Label values that may occur, beside 0; None allows all.
+        legal: Label values that may occur beside 0, or these by name; None allows all.
 
     Returns:
         A volume of int16 voxels, shape (1, I, J, K), in the file's own axis order.

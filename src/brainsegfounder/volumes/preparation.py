@@ -10,7 +10,7 @@ the file's own grid by one resampling, which is exact where no voxel was interpo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from brainsegfounder.volumes.geometry import (
     to_ras,
 )
 from brainsegfounder.volumes.intensity import clip_spikes, zscore_inside
+from brainsegfounder.volumes.label_values import Legal
 from brainsegfounder.volumes.nifti import read_labels
 from brainsegfounder.volumes.quality import check_size, inspect, inspect_labels
 from brainsegfounder.volumes.session import (
@@ -120,7 +121,7 @@ def prepare_case(
     masks: Mapping[str, Path] | None = None,
     reading: ReadingSettings | None = None,
     volumes: Mapping[str, int] | None = None,
-    legal: Collection[int] | None = None,
+    legal: Legal | None = None,
 ) -> Prepared:
     """Read and prepare one case; see `session.read_session` and `prepare`.
 
@@ -133,7 +134,8 @@ def prepare_case(
         masks: Files of other masks: brain, deface, anatomy.
         reading: What is allowed of the files.
         volumes: Which volume, from 0, a contrast is in a file that holds several.
-        legal: The label values that may stand in the mask beside 0, or None for any.
+        legal: The label values that may stand in the mask beside 0, or these by name; None
+            allows any.
 
     Raises:
         DataError: See there.

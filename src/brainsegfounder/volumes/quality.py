@@ -75,6 +75,11 @@ class _Look:
     def volume_ml(self) -> float:
         return float(self.tissue.sum() * np.prod(self.spacing_mm) / 1000)
 
+    @property
+    def is_brain(self) -> bool:
+        """Whether the skull was removed, by size: around a defaced head there may be zeros, too."""
+        return self.cleared and self.volume_ml <= MAX_BRAIN_ML
+
 
 def check_size(volume: Volume, reading: ReadingSettings) -> None:
     """Refuse a scan whose voxels or field of view are those of no head.
@@ -157,7 +162,7 @@ def _inspect_channel(channel: NDArray[np.float32], volume: Volume) -> Iterator[S
         reasons = "; ".join(doubts)
         yield "warning", "not_a_brain", f"this may be no MRI of a brain: {reasons}"
         return
-    if look.cleared and look.volume_ml <= MAX_BRAIN_ML:
+    if look.is_brain:
         yield "note", "skull_stripped", f"a brain of {look.volume_ml:.0f} mL, its outside cleared"
     else:
         yield "note", "whole_head", f"a whole head of {look.volume_ml:.0f} mL"
@@ -254,7 +259,7 @@ def _cut(look: _Look) -> Iterator[Seen]:
         sections = look.tissue.sum(axis=tuple(a for a in range(3) if a != axis))
         sides = (_opposite(towards), towards)
         for side, section in zip(sides, sections[[0, -1]], strict=True):
-            expected = side == "I" and not look.cleared
+            expected = side == "I" and not look.is_brain
             if section > CUT_SHARE * sections.max() and not expected:
                 cut.append(NAMES[side])
         if towards in "SI":

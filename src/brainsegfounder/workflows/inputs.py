@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from brainsegfounder.data.layouts import Found, find_cases, recognise
+from brainsegfounder.data.layouts import DICOM, Found, find_cases
 from brainsegfounder.errors import Problem
 from brainsegfounder.settings import ReadingSettings
 from brainsegfounder.volumes.dicom.importer import ImportedDicom, import_dicom
-
-DICOM = "dicom"
 
 
 @contextmanager
@@ -29,21 +27,18 @@ def open_inputs(inputs: Sequence[Path], layout: str, reading: ReadingSettings) -
         UsageError: The layout is unknown, or DICOM was given and its extra is not installed.
         DataError: An input does not exist, or nothing was found in it.
     """
-    dicom = [path for path in inputs if layout == DICOM or _is_dicom(path, layout)]
-    plain = [path for path in inputs if path not in dicom]
     with tempfile.TemporaryDirectory(prefix="brainsegfounder-") as room:
-        imports, converted = [], []
-        for number, source in enumerate(dicom):
-            folder = Path(room) / str(number) / DICOM
-            folder.mkdir(parents=True)
-            imports.append(import_dicom(source, folder, reading=reading))
-            converted.append(folder)
-        found = find_cases([*plain, *converted], "auto" if converted else layout)
+        imports: list[ImportedDicom] = []
+
+        def convert(sources: Sequence[Path]) -> Path:
+            number = len(imports) + 1
+            folder = Path(room) / (DICOM if number == 1 else f"{DICOM}-{number}")
+            folder.mkdir(exist_ok=True)
+            imports.append(import_dicom(sources, folder, reading=reading))
+            return folder
+
+        found = find_cases(inputs, layout, convert)
         yield _with_imports(found, imports)
-
-
-def _is_dicom(path: Path, layout: str) -> bool:
-    return layout == "auto" and path.exists() and recognise(path) == DICOM
 
 
 def _with_imports(found: Found, imports: Sequence[ImportedDicom]) -> Found:

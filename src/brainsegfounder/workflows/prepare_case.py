@@ -110,7 +110,7 @@ def _do_case(job: CaseJob) -> CaseDone:
             masks=case.masks,
             reading=plan.reading,
             volumes=case.volumes,
-            legal=None if job.labels is None else tuple(job.labels.values()),
+            legal=job.labels,
         )
     check_unchanged(files, hashes)
     stored = write_case(
@@ -129,22 +129,12 @@ def _do_case(job: CaseJob) -> CaseDone:
 def one_thread(settings: PreparationSettings) -> Iterator[None]:
     """Compute in one thread, as sums in another order come out otherwise in the last digits.
 
-    Only libraries that these settings use are loaded for it.
+    SimpleITK is loaded only if these settings use it; deepbet has a process of its own.
     """
-    with contextlib.ExitStack() as stack:
-        if (
-            settings.registration != "never"
-            or settings.bias_correction
-            or settings.space != "native"
-        ):
-            stack.enter_context(_one_thread_of_sitk())
-        if settings.brain != "foreground":
-            stack.enter_context(_one_thread_of_torch())
+    registers = settings.registration != "never" or settings.space != "native"
+    if not registers and not settings.bias_correction:
         yield
-
-
-@contextlib.contextmanager
-def _one_thread_of_sitk() -> Iterator[None]:
+        return
     import SimpleITK  # type: ignore[import-not-found, unused-ignore]
 
     of_all = SimpleITK.ProcessObject
@@ -154,15 +144,3 @@ def _one_thread_of_sitk() -> Iterator[None]:
         yield
     finally:
         of_all.SetGlobalDefaultNumberOfThreads(before)
-
-
-@contextlib.contextmanager
-def _one_thread_of_torch() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

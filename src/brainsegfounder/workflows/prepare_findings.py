@@ -11,6 +11,8 @@ from brainsegfounder.errors import Problem
 from brainsegfounder.evaluation.report import Chapter, Group
 from brainsegfounder.volumes.findings import Finding
 
+# Under this name stands what was noticed beside the cases.
+INPUT = "the input"
 KINDS = {"warning": "look at", "repair": "repaired", "note": "noted"}
 
 Findings = Mapping[str, Sequence[Finding]]
@@ -69,7 +71,9 @@ def _finding_groups(findings: Findings) -> list[Group]:
         for code, messages in by_code.items():
             names = {case for files in messages.values() for case in files}
             items = [(_with_files(files), message) for message, files in messages.items()]
-            groups.append(Group(word, code.replace("_", " "), len(names), "", items))
+            beside = INPUT if INPUT in names else ""
+            num_cases = len(names - {INPUT})
+            groups.append(Group(word, code.replace("_", " "), num_cases, "", items, beside))
     return groups
 
 

@@ -24,7 +24,7 @@ from brainsegfounder.evaluation.report import (
 )
 from brainsegfounder.runs import PACKAGES, package_version
 from brainsegfounder.volumes.findings import Finding
-from brainsegfounder.workflows.prepare_findings import Findings, findings_chapter, has_kind
+from brainsegfounder.workflows.prepare_findings import INPUT, Findings, findings_chapter, has_kind
 from brainsegfounder.workflows.prepare_pictures import (
     histogram_chapter,
     mosaic_chapter,
@@ -38,8 +38,6 @@ PARTICIPANTS = ("participants.tsv", "participants.csv")
 
 
 PAGE = "report.html"
-# Under this name stands what was noticed beside the cases.
-INPUT = "the input"
 
 
 class _Outcome(Protocol):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from brainsegfounder.data.loader import PatchDataset, PatchSampling, batches
-from brainsegfounder.distributed import joined, num_processes, rank
+from brainsegfounder.distributed import joined, num_processes, rank, world
+from brainsegfounder.errors import Interrupted
+from brainsegfounder.evaluation.participants import read_participants
 from brainsegfounder.settings import PretrainSettings, Recipe, ThreeTaskSettings
 from brainsegfounder.training.checkpoint import TrainingState
-from brainsegfounder.training.loop import Validation
+from brainsegfounder.training.loop import Record, Validation
 from brainsegfounder.workflows.objectives import ask
-from brainsegfounder.workflows.reports import write_pretrain_report
+from brainsegfounder.workflows.pretrain_page import write_pretrain_page
+from brainsegfounder.workflows.pretrain_probe import choose_probed
+from brainsegfounder.workflows.pretrain_watch import Watcher
 from brainsegfounder.workflows.stage import Stage, open_stage, require, run_stage
+from brainsegfounder.workflows.trackers import Tracker, tensorboard_tracker
 
 # Crops and pretext tasks of the validation are the same every time.
 VALIDATION_SEED = 20406
@@ -35,6 +41,8 @@ def run_pretrain(
     fold: int | None = None,
     resume: bool = False,
     may_change: Collection[str] = (),
+    participants: Path | None = None,
+    tensorboard: bool = False,
 ) -> TrainingState:
     """Pretrain an encoder on the training subjects of a split.
 
@@ -46,9 +54,14 @@ def run_pretrain(
         fold: Fold whose subjects are not seen, or None for the test subjects the recipe names.
         resume: Go on in `out`.
         may_change: Fields of the recipe that may be other than `out` was started with.
+        participants: A table of the subjects' age and sex, which are then probed; see
+            `pretrain_probe`.
+        tensorboard: Write what is recorded for TensorBoard, too, into `out/tensorboard`.
     """
     settings = require(recipe.pretrain, recipe, "pretrain")
-
+    people = None if participants is None else read_participants(participants)
+    tells = tensorboard and world().is_main
+    trackers = [tensorboard_tracker(out / "tensorboard")] if tells else []
     stage = open_stage(
         recipe,
         settings,
@@ -60,17 +73,45 @@ def run_pretrain(
         resume=resume,
         may_change=may_change,
     )
-    state = run_stage(
-        stage,
-        sampling=_sampling(settings),
-        cases=stage.cases(stage.split.train),
-        loss=ask(settings.objective).loss,
-        validation=_validation(stage, settings),
-        what="pretraining",
-    )
-    if rank() == 0:
-        write_pretrain_report(stage, state)
+    probed = choose_probed(stage, settings, people)
+
+    def record(values: Record) -> None:
+        stage.run.record(values)
+        for tracker in trackers:
+            tracker(values)
+
+    watcher = Watcher(stage, settings, probed, record)
+    with _closing(watcher, trackers):
+        state = run_stage(
+            stage,
+            sampling=_sampling(settings),
+            cases=stage.cases(stage.split.train),
+            loss=ask(settings.objective).loss,
+            validation=_validation(stage, settings),
+            what="pretraining",
+            record=record,
+            watch=watcher if world().is_main else lambda *_: None,
+        )
+    if world().is_main:
+        minutes = state.elapsed_s / 60
+        ended = f"Finished after {state.step:,} steps and {minutes:.1f} min of training."
+        write_pretrain_page(stage, settings, state, probed, ended)
     return state
+
+
+@contextlib.contextmanager
+def _closing(watcher: Watcher, trackers: Sequence[Tracker]) -> Iterator[None]:
+    """At the end let trackers go; where it is not the planned one, the page says so."""
+    try:
+        yield
+    except (Exception, Interrupted) as error:
+        if watcher.state is not None:
+            how = str(error) or type(error).__name__
+            watcher.write_page(watcher.state, f"Not finished: {how.rstrip('.')}.")
+        raise
+    finally:
+        for tracker in trackers:
+            tracker.close()
 
 
 def _sampling(settings: PretrainSettings) -> PatchSampling:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from brainsegfounder.data.quarantine import QUARANTINE_NAME, read_quarantine
 from brainsegfounder.evaluation.figures import dice_strip, loss_curves
 from brainsegfounder.evaluation.metrics import RULES, Regions, RegionScore
 from brainsegfounder.evaluation.mosaic import case_mosaic
@@ -54,22 +55,6 @@ class Shown:
     reference: Volume | None
 
 
-def write_pretrain_report(stage: Stage, state: TrainingState) -> Path:
-    """Write the report of a pretraining run into its folder."""
-    path = stage.run.folder / "report.html"
-    report = Report(
-        title=f"Pretraining: {stage.recipe.name}",
-        subtitle=stage.recipe.description,
-        highlights=_loss_highlights(stage),
-        notes=_transfer_notes(stage.transfer),
-        run=_run_facts(stage, state),
-        curves=_curves(stage, PRETEXT_PARTS),
-        provenance=stage.config.provenance,
-    )
-    write_report(path, report)
-    return path
-
-
 def write_finetune_report(
     stage: Stage, state: TrainingState, scores: Sequence[RegionScore]
 ) -> Path:
@@ -78,16 +63,18 @@ def write_finetune_report(
     notes = [
         "The best model was chosen on the validation subjects; the cases scored here took no part "
         "in training, in the choice, or in the pretraining of this split.",
-        *_transfer_notes(stage.transfer),
+        *course_notes(stage),
+        *transfer_notes(stage.transfer),
     ]
     warnings = [] if scores else ["No test case has a mask, so nothing was scored."]
+    warnings += case_warnings(stage)
     report = Report(
         title=f"Fine-tuning: {stage.recipe.name}",
         subtitle=stage.recipe.description,
         highlights=dice_highlights(scores),
         warnings=warnings,
         notes=notes,
-        run=_run_facts(stage, state),
+        run=run_facts(stage, state),
         curves=[*_curves(stage, FINETUNE_PARTS), *_validation_curve(stage), *_strip(scores)],
         tables=score_tables(scores) if scores else [],
         gallery=gallery(scores, lambda case: _stored_case(stage, case), stage_regions(stage)),
@@ -96,6 +83,21 @@ def write_finetune_report(
     )
     write_report(path, report)
     return path
+
+
+def course_notes(stage: Stage) -> list[str]:
+    """Where the run went on after an interruption, and which damaged checkpoints it passed over."""
+    notes = []
+    for record in stage.run.records("resume"):
+        passed = f" Passed over: {record['passed_over']}" if record.get("passed_over") else ""
+        notes.append(f"The run went on from step {record['step']}.{passed}")
+    return notes
+
+
+def case_warnings(stage: Stage) -> list[str]:
+    """Each case that could not be read, and why; others took its place."""
+    left_out = read_quarantine(stage.run.folder / QUARANTINE_NAME)
+    return [f"{case} was left out: {reason}" for case, reason in left_out.items()]
 
 
 def stage_regions(stage: Stage) -> Regions:
@@ -171,25 +173,15 @@ def _stored_case(stage: Stage, name: str) -> Shown | None:
     return Shown(image, resample_labels_to(prediction, case.grid), reference)
 
 
-def _loss_highlights(stage: Stage) -> list[Highlight]:
-    records = stage.run.records("validation") or stage.run.records("train")
-    if not records:
-        return []
-    first, last = records[0], records[-1]
-    return [
-        Highlight(label, f"{last[key]:.3f}", f"{first[key]:.3f} at step {first['step']}")
-        for key, label in PRETEXT_PARTS.items()
-        if key in last
-    ]
-
-
-def _transfer_notes(transfer: LoadReport | None) -> list[str]:
+def transfer_notes(transfer: LoadReport | None) -> list[str]:
+    """What a run started from, in sentences."""
     if transfer is None:
         return ["Training started from random weights."]
     return transfer.summary().splitlines()
 
 
-def _run_facts(stage: Stage, state: TrainingState) -> dict[str, Cell]:
+def run_facts(stage: Stage, state: TrainingState) -> dict[str, Cell]:
+    """What was run: recipe, data, sizes, time."""
     split, settings = stage.split, stage.settings
     return {
         "recipe": stage.recipe.name,
@@ -219,12 +211,7 @@ def _curves(stage: Stage, parts: Mapping[str, str]) -> list[Picture]:
         return []
     present = {key: name for key, name in parts.items() if key in records[-1]}
     curve = loss_curves(records, present, title="Training loss")
-    caption = "Training loss and its parts."
-    if "rotation" in present:
-        caption += (
-            " Rotation: cross-entropy; contrastive: NT-Xent; inpainting: mean absolute error."
-        )
-    return [Picture(curve, caption, "Curves of the training loss.")]
+    return [Picture(curve, "Training loss and its parts.", "Curves of the training loss.")]
 
 
 def _validation_curve(stage: Stage) -> list[Picture]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,17 +14,18 @@ from torch import nn
 
 from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling, batches
 from brainsegfounder.data.quarantine import QUARANTINE_NAME, Quarantine
-from brainsegfounder.data.splits import Split, split_subjects
+from brainsegfounder.data.splits import Split, folds_of_data, split_subjects
 from brainsegfounder.data.store import Store, StoredCase, check_store, open_store
 from brainsegfounder.distributed import largest, num_processes, rank, wait, world
 from brainsegfounder.errors import RecipeError, UsageError
 from brainsegfounder.files import sha256
 from brainsegfounder.inference.model_config import WEIGHTS_NAME, ModelConfig, config_of, read_config
+from brainsegfounder.models.decoder_transfer import load_decoder
 from brainsegfounder.models.weights import LoadReport, load_encoder, load_state
 from brainsegfounder.runs import Run, open_run, progress, write_provenance
 from brainsegfounder.settings import Recipe, StageSettings
 from brainsegfounder.training.checkpoint import TrainingState
-from brainsegfounder.training.loop import Job, LossFunction, Validation, train
+from brainsegfounder.training.loop import Job, LossFunction, Record, Validation, Watch, train
 from brainsegfounder.workflows.model_folder import (
     build_network,
     check_sums,
@@ -129,6 +130,8 @@ def open_stage(
     }
     device = choose_device()
     facts = {"device": device_name(device), "seed": recipe.seed, "sha256": identity, "fold": fold}
+    if fold is not None:
+        facts["folds_from"] = split.folds_from
     facts |= {"processes": num_processes()}
     if run.changes:
         facts["recipe_changes"] = list(run.changes)
@@ -192,8 +195,13 @@ def run_stage(
     loss: LossFunction,
     validation: Validation | None,
     what: str,
+    record: Callable[[Record], None] | None = None,
+    watch: Watch = lambda *_: None,
 ) -> TrainingState:
-    """Train a stage to its end, keeping its best model in the run's `model` folder."""
+    """Train a stage to its end, keeping its best model in the run's `model` folder.
+
+    Records go into the run's `metrics.jsonl`, unless `record` takes them; for `watch` see `Job`.
+    """
     settings, recipe = stage.settings, stage.recipe
     dataset = PatchDataset(stage.store, cases, recipe.data.contrasts, sampling, recipe.seed)
     # What another process cannot read, it lists by itself.
@@ -225,9 +233,10 @@ def run_stage(
             bad_batches=stage.run.bad_batches,
             resumed=stage.run.rewind,
             identity=stage.identity,
-            record=stage.run.record,
+            record=record or stage.run.record,
             keep_best=lambda network, _: save_model(stage.run.model, network, stage.config),
             advance=lambda step, value: report(step, f"loss {value:.3f}"),
+            watch=watch,
         )
         return train(stage.network, job, stage.device)
 
@@ -275,8 +284,9 @@ def _check_unseen(
 
 def _split(store: Store, recipe: Recipe, fold: int | None) -> Split:
     excluded = set(recipe.data.exclude_subjects)
-    subjects = [case.subject for case in store.cases if case.subject not in excluded]
-    return split_subjects(subjects, recipe.split, fold)
+    cases = [case for case in store.cases if case.subject not in excluded]
+    folds = None if fold is None else folds_of_data(cases)
+    return split_subjects([case.subject for case in cases], recipe.split, fold, folds)
 
 
 def _inherit_merging(recipe: Recipe, start: Path | None) -> Recipe:
@@ -306,9 +316,10 @@ def _transfer(
             config.name,
             ", ".join(config.provenance["trained_on"]),
         )
+    state = load_state(weights)
     report = load_encoder(
         network,
-        load_state(weights),
+        state,
         source_contrasts=config.contrasts,
         target_contrasts=recipe.data.contrasts,
         source_merging=config.merging,
@@ -316,8 +327,19 @@ def _transfer(
         generator=torch.Generator().manual_seed(recipe.seed),
         source=str(weights),
     )
+    kept: tuple[str, ...] = ()
+    if settings.transfer == "encoder+decoder":
+        kept = load_decoder(
+            network,
+            state,
+            source_contrasts=config.contrasts,
+            target_contrasts=recipe.data.contrasts,
+            source=str(weights),
+        )
     facts = {
         "name": config.name,
+        "transfer": settings.transfer,
+        "initial_in_decoder": list(kept),
         "weights_sha256": sha256(weights),
         "trained_on": config.provenance.get("sha256", config.provenance.get("trained_on", {})),
         "seen_scans": config.provenance.get("seen_scans", []),

@@ -85,6 +85,44 @@ def test_nnunet_names_channels_and_has_folds(tree, files_of):
     assert {name: case.fold for name, case in cases.items()} == {"p_1": 0, "p_2": 1, "p_9": None}
 
 
+@pytest.mark.parametrize("splits", [
+    [{"train": ["b"], "val": ["a"]}, {"train": [], "val": ["a", "b"]}],
+    [{"val": ["a", "b"]}, {"val": ["b"]}],
+])  # fmt: skip
+def test_nnunet_splits_that_test_a_case_twice_make_no_folds(tree, splits):
+    folder = tree(
+        *(f"imagesTr/{n}_0000.nii.gz" for n in "ab"),
+        texts={
+            "dataset.json": json.dumps({"channel_names": {"0": "T1w"}}),
+            "splits_final.json": json.dumps(splits),
+        },
+    )
+    found = find_cases([folder])
+    assert [case.fold for case in found.cases] == [None, None]
+    (doubt,) = [finding for finding in found.findings if finding.code == "folds_overlap"]
+    assert (doubt.file, doubt.kind) == ("splits_final.json", "warning")
+    assert "is tested in folds 0 and 1" in doubt.message
+
+
+@pytest.mark.parametrize(
+    ("fold", "expected"),
+    [(0, 0), ("3", 3), (True, None), (-1, None), (1.5, None), ("a", None), ([0], None)],
+)
+def test_a_fold_of_a_datalist_is_a_number_from_0(tree, fold, expected):
+    content = {"training": [{"image": "a_T1w.nii", "fold": fold}]}
+    folder = tree("a_T1w.nii", texts={"list.json": json.dumps(content)})
+    assert [case.fold for case in read_cases([folder / "list.json"])] == [expected]
+
+
+def test_a_case_whose_scans_are_in_two_folds_is_refused(tree):
+    rows = ["case,path,contrast,fold", "a,1.nii,T1w,0", "a,2.nii,FLAIR,1", "b,3.nii,T1w,1"]
+    folder = tree("1.nii", "2.nii", "3.nii", texts={"scans.csv": "\n".join(rows)})
+    found = find_cases([folder / "scans.csv"])
+    assert [(case.case, case.fold) for case in found.cases] == [("b", 1)]
+    assert found.problems["a"].code == "case_in_two_folds"
+    assert found.problems["a"].found == "its scans are in folds 0, 1"
+
+
 def test_nnunet_of_the_first_version_is_told_from_the_decathlon(tree):
     content = {"modality": {"0": "T1"}, "training": [{"image": "./imagesTr/a.nii.gz"}]}
     folder = tree("imagesTr/a.nii.gz", texts={"dataset.json": json.dumps(content)})

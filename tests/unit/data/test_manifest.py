@@ -38,6 +38,7 @@ ROWS = [
         spacing=(1.0, 1.0, 1.2),
         orientation="LAS",
         licence="CC0",
+        fold=0,
     ),
     ManifestRow("b", "b", "", "", "FLAIR", "b.nii"),
 ]
@@ -91,6 +92,8 @@ def test_another_suffix_is_refused(tmp_path, name):
         ("[182, 218, 182]", "[182]", "case sub-01_ses-1: not enough values"),
         ("[182, 218, 182]", "[", "Expecting value"),
         ("[1.0, 1.0, 1.2]", "{}", "case sub-01_ses-1"),
+        (",CC0,0", ",CC0,-1", "case sub-01_ses-1: fold -1"),
+        (",CC0,0", ",CC0,1.5", "case sub-01_ses-1: fold 1.5"),
     ],
 )
 def test_a_damaged_manifest_is_refused_with_what_is_wrong(tmp_path, old, new, found):
@@ -131,7 +134,7 @@ def test_a_manifest_is_a_layout_too(tmp_path):
         (tmp_path / f"{name}.nii").touch()
     masks = {"brain": tmp_path / "brain.nii"}
     contrasts = {"T1w": tmp_path / "t1.nii", "FLAIR": tmp_path / "flair.nii"}
-    case = Case("c_9", "c", contrasts, tmp_path / "lesion.nii", "9", site="Y", masks=masks)
+    case = Case("c_9", "c", contrasts, tmp_path / "lesion.nii", "9", site="Y", masks=masks, fold=3)
     write_manifest(tmp_path / "manifest.csv", manifest_rows([case], root=tmp_path))
     assert read_cases([tmp_path / "manifest.csv"]) == [case]
 
@@ -158,7 +161,7 @@ def test_the_kept_schema_is_that_of_the_code():
 
 
 def test_rows_fit_the_schema():
-    kinds = {"string": str, "object": dict, "array": list, "null": type(None)}
+    kinds = {"string": str, "object": dict, "array": list, "integer": int, "null": type(None)}
     properties = manifest_schema()["properties"]
     for row in ROWS:
         record = json.loads(json.dumps({name: getattr(row, name) for name in COLUMNS}))
@@ -179,3 +182,12 @@ def test_the_stores_table_does_not_depend_on_where_the_data_lie(tmp_path):
     ]
     assert manifest_csv(cases[:1]) == manifest_csv(cases[1:])
     assert str(tmp_path) not in manifest_csv(cases)
+
+
+def test_a_fold_changes_the_stores_table_and_without_folds_there_is_no_column(tmp_path):
+    def table(fold):
+        return manifest_csv([Case("a", "a", {"T1w": tmp_path / "a.nii"}, fold=fold)])
+
+    assert table(None).splitlines()[0] == "case,subject,session,T1w,label"
+    assert table(0).splitlines() == ["case,subject,session,T1w,label,fold", "a,a,,a.nii,,0"]
+    assert table(1) != table(0)

@@ -1,6 +1,10 @@
+import hashlib
+import json
+
 import pytest
 
-from brainsegfounder.data.splits import split_subjects
+from brainsegfounder.data.splits import folds_of_data, split_subjects
+from brainsegfounder.data.store import StoredCase
 from brainsegfounder.errors import DataError, UsageError
 from brainsegfounder.settings import SplitSettings
 
@@ -85,3 +89,75 @@ def test_validation_takes_its_share_and_at_least_one():
 def test_a_split_with_nobody_to_train_on_is_refused():
     with pytest.raises(DataError, match="none is left to train on"):
         split_subjects(["a", "b"], SplitSettings(test_subjects=("a", "b")))
+
+
+def stored(subject, fold=None, has_labels=True, visit=1):
+    grid = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]]
+    shape = (8, 8, 8)
+    return StoredCase(f"{subject}_{visit}", subject, str(visit), shape, grid, shape, grid,
+                      has_labels, (), fold=fold)  # fmt: skip
+
+
+def test_a_fold_of_the_data_is_tested_as_it_stands():
+    cases = [stored(name, n % 3) for n, name in enumerate(SUBJECTS)]
+    folds = folds_of_data(cases)
+    for fold in range(3):
+        split = split_subjects(SUBJECTS, SplitSettings(folds=5), fold, folds)
+        assert split.test == tuple(SUBJECTS[fold::3])
+        assert (split.fold, split.folds_from) == (fold, "data")
+        train, validation, test = parts(split)
+        assert train | validation | test == set(SUBJECTS)
+        assert len(train) + len(validation) + len(test) == len(SUBJECTS)
+        assert len(validation) == 2
+
+
+def test_a_fold_that_the_data_do_not_have_is_refused_with_those_they_have():
+    folds = folds_of_data([stored("a", 0), stored("b", 2), stored("c", 0)])
+    with pytest.raises(UsageError, match=r"--fold 1: no subject is in it; .*own folds are 0, 2"):
+        split_subjects(["a", "b", "c"], SplitSettings(), 1, folds)
+
+
+def test_named_test_subjects_count_without_a_fold_whatever_the_data_say():
+    settings = SplitSettings(test_subjects=("b",))
+    split = split_subjects(["a", "b", "c"], settings, None, {"a": 0, "b": 1, "c": 2})
+    assert (split.test, split.folds_from) == (("b",), "recipe")
+
+
+def test_data_with_a_labelled_case_in_no_fold_get_the_folds_of_the_recipe(caplog):
+    assert folds_of_data([stored("a", 0), stored("b"), stored("c", 1)]) == {}
+    assert "1 of 3 cases have no fold of the data set's own (b_1, ...)" in caplog.text
+    caplog.clear()
+    assert folds_of_data([stored("a"), stored("b")]) == {}
+    assert caplog.text == ""
+
+
+def test_cases_without_labels_need_no_fold_and_are_never_tested():
+    cases = [stored("a", 0), stored("b", 1), stored("new", has_labels=False)]
+    folds = folds_of_data(cases)
+    assert folds == {"a": 0, "b": 1}
+    settings = SplitSettings(validation_fraction=0.0)
+    assert split_subjects([c.subject for c in cases], settings, 1, folds).train == ("a", "new")
+
+
+def test_data_without_labels_have_folds_only_if_every_case_has():
+    cases = [stored("a", 0, has_labels=False), stored("b", 1, has_labels=False)]
+    assert folds_of_data(cases) == {"a": 0, "b": 1}
+    assert folds_of_data([*cases, stored("c", has_labels=False)]) == {}
+
+
+def test_a_visit_without_a_fold_follows_its_subject():
+    cases = [stored("a", 0), stored("a", visit=2), stored("b", 1)]
+    assert folds_of_data(cases) == {"a": 0, "b": 1}
+
+
+def test_a_subject_in_two_folds_is_refused():
+    cases = [stored("a", 0), stored("b", 1), stored("a", 1, visit=2)]
+    with pytest.raises(DataError, match=r"a_2: in fold 1, another case of subject a in fold 0"):
+        folds_of_data(cases)
+
+
+def test_the_fingerprint_is_of_the_assignment_alone():
+    split = split_subjects(["a", "b", "c", "d"], SplitSettings(folds=2), 1)
+    parts_of_it = {"train": split.train, "validation": split.validation, "test": split.test}
+    text = json.dumps({**parts_of_it, "fold": 1}, sort_keys=True)
+    assert split.sha256 == hashlib.sha256(text.encode()).hexdigest()

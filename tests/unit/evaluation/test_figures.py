@@ -106,6 +106,14 @@ def test_few_odd_or_missing_losses_still_give_a_picture(rows):
     assert svg_of(loss_curves(rows)).tag.endswith("svg")
 
 
+def test_a_level_to_compare_with_is_drawn_and_named_and_lies_within_the_picture():
+    rows = [{"step": i, "rank": 20.0 + i} for i in range(4)]
+    names = {"rank": "rank"}
+    plain = loss_curves(rows, names)
+    levelled = loss_curves(rows, names, levels={"collapsed": 1.0, "largest": 31.0})
+    assert curves_in(levelled) - curves_in(plain) == 4  # two lines, two keys of the legend
+
+
 def test_dollars_and_angle_brackets_in_names_are_plain_text():
     rows = [{"step": i, "a$b$<i>": 1.0 + i} for i in range(3)]
     svg = svg_of(loss_curves(rows, {"a$b$<i>": "cost $x^2$ <b>&"}, title="$\\frac$ <x>"))

@@ -7,6 +7,8 @@ import pytest
 from brainsegfounder.errors import RunError, UsageError
 from brainsegfounder.evaluation.metrics import RULES, RegionScore
 from brainsegfounder.evaluation.report import (
+    Chapter,
+    Film,
     GalleryCase,
     Highlight,
     Picture,
@@ -115,6 +117,23 @@ def test_names_that_look_like_html_are_shown_as_text():
     assert outline.count("img") == 2
     assert not any("onerror" in attributes for _, attributes in outline.tags)
     assert ATTACK in "".join(outline.text)
+
+
+def test_a_page_of_a_run_reloads_itself_and_one_of_the_past_does_not():
+    running = Outline(render(Report("t", status="Running: step 3.", reload_s=60)))
+    assert ("meta", {"http-equiv": "refresh", "content": "60"}) in running.tags
+    assert "Running: step 3." in running.text
+    done = Outline(render(Report("t", status="Finished.")))
+    assert all(attributes.get("http-equiv") != "refresh" for _, attributes in done.tags)
+
+
+def test_pictures_over_time_stand_in_a_grid_with_names_of_rows_and_columns():
+    film = Film(["given", "step 5"], [("a<b", [[PICTURE, PICTURE], [PICTURE]])])
+    outline = Outline(render(Report("t", chapters=[Chapter("p", "Pictures", film=film)])))
+    assert outline.count("img") == 3
+    text = " ".join(" ".join(outline.text).split())
+    assert "case given step 5 a<b" in text
+    assert [a.get("scope") for tag, a in outline.tags if tag == "th"] == ["col"] * 3 + ["row"]
 
 
 def test_an_empty_report_leaves_its_sections_out():

@@ -21,5 +21,5 @@ def test_a_misspelt_scale_is_refused_with_the_one_meant(wrong, meant):
 
 
 def test_an_unknown_scale_lists_those_there_are():
-    with pytest.raises(UsageError, match=r"nano, tiny, small, big$"):
+    with pytest.raises(UsageError, match=r"nano, nano-small, nano-big, tiny, small, big$"):
         get_scale("xxxxxxxx")

@@ -48,3 +48,25 @@ def test_a_contrast_below_0_is_left_alone_with_a_warning(corrected):
     same, findings = correct_bias(below, brain, spacing_mm, "case7")
     np.testing.assert_array_equal(same, below)
     assert [(f.code, f.file, f.kind) for f in findings] == [("bias_left", "case7", "warning")]
+
+
+def test_a_stripped_contrast_that_is_0_at_the_rim_of_the_brain_is_corrected(corrected):
+    channels, brain, field, spacing_mm = corrected
+    rim = brain & (np.hypot.reduce(np.indices(brain.shape) - 8.5) > 7.3)
+    assert 0.1 < rim.sum() / brain.sum() < 0.4
+    trimmed = np.where(rim, 0, channels)
+    result, findings = correct_bias(trimmed, brain, spacing_mm, "case")
+    assert findings == ()
+    assert not result[:, rim].any()
+    inside = brain & ~rim
+    left_over = np.log(result[0][inside] / result[1][inside])
+    assert left_over.std() < 0.3 * np.log(field[inside]).std()
+
+
+def test_a_contrast_that_is_hardly_there_is_left_alone_with_a_warning(corrected):
+    channels, brain, _, spacing_mm = corrected
+    few = channels[1:] * (np.arange(18) < 6)
+    same, findings = correct_bias(few, brain, spacing_mm, "case7")
+    np.testing.assert_array_equal(same, few)
+    assert [finding.code for finding in findings] == ["bias_left"]
+    assert "below 0 in 0% of the brain and above in" in findings[0].message

@@ -208,7 +208,7 @@ def test_the_usual_settings_are_the_plain_steps_and_nothing_more(draw_brain, tur
     np.testing.assert_array_equal(prepared.image.affine, grid.affine)
     carried = resample_labels_to(crop(to_ras(labels), *box), grid)
     np.testing.assert_array_equal(prepared.labels.voxels, carried.voxels)
-    assert not [finding for finding in prepared.findings if finding.kind == "repair"]
+    assert [finding.code for finding in prepared.findings] == ["not_a_brain"]
 
 
 def test_what_was_done_can_be_written_as_json(subject):
@@ -220,7 +220,7 @@ def test_what_was_done_can_be_written_as_json(subject):
     assert steps["brain"]["arrived_stripped"] is True
     assert steps["spikes_clipped"] == 1
     assert (steps["space"], steps["bias_correction"]) == ({"name": "native"}, "none")
-    assert [f.code for f in prepared.findings if f.kind == "repair"] == ["spike_clipped"]
+    assert [f.code for f in prepared.findings] == ["skull_stripped", "spike_clipped"]
 
 
 def test_a_given_brain_is_where_intensities_count_and_what_is_kept(draw_brain, turn):

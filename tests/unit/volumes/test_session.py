@@ -115,7 +115,7 @@ def test_results_return_to_a_contrast_whose_header_was_rounded(tmp_path, draw_br
     write_nifti(tmp_path / "seg.nii", labels)
     settings = PreparationSettings(spacing_mm=None)
     prepared = prepare_case("a", paths, BOTH, settings, label=tmp_path / "seg.nii")
-    assert "grid_rounded" in {finding.code for finding in prepared.findings}
+    assert [finding.code for finding in prepared.findings] == ["grid_rounded", "not_a_brain"]
     back = undo_labels(prepared.labels, prepared.input_grids[1])
     np.testing.assert_array_equal(back.voxels, labels.voxels)
     np.testing.assert_allclose(back.affine, near, atol=1e-5)

@@ -67,3 +67,38 @@ def test_without_dicom_nothing_is_converted(imported, brats_folder: Path):
     with open_inputs([brats_folder], "auto", READING) as found:
         assert len(found.cases) == 2
     assert imported == []
+
+
+def test_dicom_among_data_sets_is_imported_at_once_and_removed_afterwards(
+    imported, tmp_path, brats_folder, monkeypatch
+):
+    given, convert = [], inputs.import_dicom
+
+    def noted(source, out, *, reading):
+        given.append(list(source))
+        return convert(source, out, reading=reading)
+
+    monkeypatch.setattr(inputs, "import_dicom", noted)
+    data = tmp_path / "data"
+    for name in ("anna", "bert"):
+        (data / name).mkdir(parents=True)
+        (data / name / "1.dcm").touch()
+    (data / "glioma").symlink_to(brats_folder)
+    with open_inputs([data], "auto", READING) as found:
+        names = [case.case for case in found.cases]
+        assert names == ["Brats18_A_1", "Brats18_B_1", "sub-0a1b2c3d_ses-1"]
+        assert found.cases[-1].contrasts["T1w"].is_file()
+        assert list(found.problems) == ["series 3", "series 3 (again)"]
+        codes = {finding.code for finding in found.findings}
+        assert {"echoes_apart", "dicom_beside_others"} <= codes
+    assert given == [[data / "anna", data / "bert"]]
+    assert not any(room.exists() for room in imported)
+
+
+def test_two_dicom_inputs_are_two_imports_with_names_of_their_own(imported, tmp_path):
+    for name in ("a.zip", "b.zip"):
+        (tmp_path / name).write_bytes(b"an archive")
+    with open_inputs([tmp_path / "a.zip", tmp_path / "b.zip"], "auto", READING) as found:
+        names = {case.case for case in found.cases}
+    assert names == {"dicom_sub-0a1b2c3d_ses-1", "dicom-2_sub-0a1b2c3d_ses-1"}
+    assert len(imported) == 2

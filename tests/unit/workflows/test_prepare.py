@@ -11,6 +11,7 @@ from brainsegfounder.cli import app
 from brainsegfounder.data.disk_preflight import expected_bytes
 from brainsegfounder.data.layouts import read_cases
 from brainsegfounder.data.manifest import read_manifest
+from brainsegfounder.data.splits import folds_of_data
 from brainsegfounder.data.store import open_store
 from brainsegfounder.errors import (
     LabelError,
@@ -270,3 +271,29 @@ def test_every_scan_of_a_store_has_a_row_of_the_manifest(scans, tmp_path):
         assert (scans / row.label).is_file()
         axes = nib.aff2axcodes(nib.load(scans / row.path).affine)
         assert row.orientation == "".join(axes)
+
+
+def test_folds_of_a_list_reach_the_store_and_follow_it_without_preparing_anew(
+    scans, tmp_path, monkeypatch
+):
+    out, names = tmp_path / "store", ("Brats18_A_1", "Brats18_B_1")
+
+    def prepared(folds):
+        entries = [
+            {"image": [f"{n}/{n}_{e}.nii.gz" for e in ("flair", "t1ce", "t1", "t2")], "fold": fold,
+             "label": f"{n}/{n}_seg.nii.gz"}
+            for n, fold in zip(names, folds, strict=True)
+        ]  # fmt: skip
+        (scans / "folds.json").write_text(json.dumps({"training": entries}))
+        return run_prepare([scans / "folds.json"], out, RECIPE)
+
+    prepared((0, 1))
+    assert folds_of_data(open_store(out).cases) == dict(zip(names, (0, 1), strict=True))
+    monkeypatch.setattr(
+        "brainsegfounder.workflows.prepare_case.prepare_case",
+        lambda *a, **k: pytest.fail("prepared again"),
+    )
+    assert prepared((3, 2)).reused == list(names)
+    assert folds_of_data(open_store(out).cases) == dict(zip(names, (3, 2), strict=True))
+    rows = read_manifest(out / "scans.csv")
+    assert {(row.case, row.fold) for row in rows} == set(zip(names, (3, 2), strict=True))

@@ -129,6 +129,17 @@ def test_equal_problems_form_one_group_with_the_advice_once(outcome):
     assert groups[5].items == [(["sub-01", "sub-02"], "Already extracted.")]
 
 
+def test_what_was_noticed_about_the_input_is_not_counted_as_a_case(store, outcome):
+    note = Finding("files_left_aside", "a.nii", "3 files left aside.", "note")
+    of_case = {"sub-00": (Finding("files_left_aside", "sub-00", "1 file left aside.", "note"),)}
+    for cases, expected in ((set(), "the input"), ({"sub-00"}, "the input, 1 case")):
+        findings = {name: of_case[name] for name in cases}
+        noticed = replace(outcome, refused={}, findings=findings, excluded=[], noticed=[note])
+        page = write_prepare_report(noticed, store).read_text(encoding="utf-8")
+        (line,) = [line for line in page.splitlines() if "files left aside</span>" in line]
+        assert re.search(r'<span class="count">(.*?)</span>', line)[1] == expected
+
+
 def test_advice_that_differs_within_a_group_is_given_where_it_differs(outcome):
     odd = replace(outcome.refused["sub-80"], advice="Ask the sender.")
     refused = {**outcome.refused, "sub-84": outcome.refused["sub-80"], "sub-85": odd}

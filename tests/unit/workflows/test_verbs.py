@@ -48,7 +48,13 @@ def finetuned(cohort: Path, pretrained: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize("name", ["pretrained", "finetuned"])
+KINDS = {
+    "pretrained": ["probe", "train", "validation", "probe"],
+    "finetuned": ["train", "validation"],
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_a_run_folder_is_complete(name: str, request: pytest.FixtureRequest) -> None:
     run: Path = request.getfixturevalue(name)
     assert (run / "model" / "model.safetensors").is_file()
@@ -56,7 +62,7 @@ def test_a_run_folder_is_complete(name: str, request: pytest.FixtureRequest) -> 
     assert (run / "checkpoints" / "step-00000001" / "state.json").is_file()
     assert (run / "report.html").stat().st_size > 10_000
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["kind"] for record in records] == ["train", "validation"]
+    assert [record["kind"] for record in records] == KINDS[name]
     assert load_recipe(run).name == "demo-target"
 
 

@@ -184,7 +184,7 @@ def _join(groups: Iterable[tuple[str, list[Scan]]], found: Found, licence: str) 
         if name in taken:
             found.problems[f"{name}_again"] = _name_taken(name, group[0].path)
             continue
-        problem = _unfit(name, group[0].path) or _doubled(name, group)
+        problem = _unfit(name, group[0].path) or _doubled(name, group) or _two_folds(group)
         if problem is not None:
             found.problems[name] = problem
         elif all(scan.role != "image" for scan in group):
@@ -232,7 +232,7 @@ def _case(name: str, group: list[Scan], licence: str) -> Case:
         licence=licence,
         masks={s.role: s.path for s in group if s.role not in ("image", "label")},
         volumes={find_contrast(s.contrast) or "": s.volume for s in images if s.volume is not None},
-        fold=first.fold,
+        fold=next(iter(_folds(group)), None),
     )
     label = next((scan.path for scan in group if scan.role == "label"), None)
     return replace(case, label=label)
@@ -255,6 +255,23 @@ def _doubled(name: str, group: list[Scan]) -> Problem | None:
             )
         seen[scan.role, what] = scan.path
     return None
+
+
+def _folds(group: list[Scan]) -> list[int]:
+    return sorted({scan.fold for scan in group if scan.fold is not None})
+
+
+def _two_folds(group: list[Scan]) -> Problem | None:
+    folds = _folds(group)
+    if len(folds) < 2:
+        return None
+    return Problem(
+        code="case_in_two_folds",
+        file=str(group[0].path),
+        found=f"its scans are in folds {', '.join(map(str, folds))}",
+        expected="one fold for a case",
+        advice="Correct the list of folds.",
+    )
 
 
 def _unknown_contrasts(unknown: dict[str, list[Path]], tree: Tree) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from brainsegfounder.volumes.nifti import is_nifti, stem
 
 OPENMIND_TABLE = "openneuro_metadata.csv"
 OPENMIND_MASKS: dict[str, Role] = {"anon_mask_path": "deface", "anat_mask_path": "anatomy"}
+NNUNET_SPLITS = "splits_final.json"
 NNSSL_LIST = "pretrain_data.json"
 NNSSL_MASKS: dict[str, Role] = {"anonymization_mask": "deface", "anatomy_mask": "anatomy"}
 NNSSL_NO_SESSION = "ses-DEFAULT"
@@ -59,7 +60,8 @@ def read_nnunet(tree: Tree) -> Iterator[Item]:
     path = tree.folder / "dataset.json"
     content = _mapping(read_json(path), path)
     channels = content.get("channel_names") or content.get("modality") or {}
-    folds = _nnunet_folds(tree)
+    folds, doubts = _nnunet_folds(tree)
+    yield from doubts
     for path, name in zip(tree.scans, tree.scan_names, strict=True):
         part = name.split("/")[0]
         case, _, channel = stem(path).rpartition("_")
@@ -153,7 +155,7 @@ def _table_scans(
         tree.folder,
         session=session,
         site=cells.get("site", ""),
-        fold=int(cells["fold"]) if cells.get("fold", "").isdigit() else None,
+        fold=_fold(cells.get("fold")),
     )
     masks = {role: cells[name] for name, role in TABLE_MASKS.items() if cells.get(name)}
     masks |= _masks_cell(cells.get("masks", ""))
@@ -177,10 +179,7 @@ def _datalist_scans(
 ) -> Iterator[Scan]:
     files = _listed(entry.get("image"))
     subject, session = subject_of(str(entry.get("subject") or case))
-    fold = entry.get("fold")
-    base = Scan(
-        case, subject, tree.folder, session=session, fold=fold if isinstance(fold, int) else None
-    )
+    base = Scan(case, subject, tree.folder, session=session, fold=_fold(entry.get("fold")))
     if len(files) == 1 and len(modality) > 1:
         for number, name in modality.items():
             yield _at(base, tree, files[0], str(name), volume=int(number))
@@ -258,14 +257,25 @@ def _resolved(text: str, tree: Tree) -> Path:
     return tree.folder / re.sub(r"^\$\w+/", "", text).removeprefix("./")
 
 
-def _nnunet_folds(tree: Tree) -> dict[str, int]:
-    name = next((n for n in tree.names if n.endswith("splits_final.json")), None)
-    if name is None:
-        return {}
-    splits = _entries(read_json(tree.folder / name))
-    return {
-        str(case): fold for fold, split in enumerate(splits) for case in _listed(split.get("val"))
-    }
+def _nnunet_folds(tree: Tree) -> tuple[dict[str, int], list[Finding]]:
+    """Fold N tests the cases of the N-th `val`; splits that test a case twice make no folds."""
+    names = [name for name in tree.names if name.rpartition("/")[2] == NNUNET_SPLITS]
+    if not names:
+        return {}, []
+    name = min(names, key=lambda name: name.count("/"))
+    folds: dict[str, int] = {}
+    for number, split in enumerate(_entries(read_json(tree.folder / name))):
+        for case in _listed(split.get("val")):
+            if folds.setdefault(case, number) != number:
+                message = f"{case} is tested in folds {folds[case]} and {number}; no fold is taken"
+                return {}, [Finding("folds_overlap", name, message, "warning")]
+    return folds, []
+
+
+def _fold(value: Any) -> int | None:
+    """The number of a fold, counted from 0; None for anything else."""
+    text = "" if isinstance(value, bool) else str(value)
+    return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else None
 
 
 def _list_name(tree: Tree, usual: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from brainsegfounder.data.layouts import bids, cohorts, lists, names
 from brainsegfounder.data.layouts.tree import Tree, read_json
 from brainsegfounder.errors import DataError, Problem
+from brainsegfounder.volumes.dicom.files import ARCHIVES
 
 # Of this share of a folder's scans the names must fit.
 ENOUGH = 0.8
@@ -25,7 +26,8 @@ ATLAS = re.compile(
 ISLES26 = re.compile(r"(^|/)sub-r\d{3}s\d{3}/ses-\d+/(anat/)?sub-r\d{3}s\d{3}_ses-\d+_")
 FOMO_BIDS = re.compile(r"^PT\d{3}_[^/]+/sub-[^/]+/ses-[^/]+/")
 DICM = (128, b"DICM")
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+DICOM = "dicom"
+TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".pdf", ".md5", "readme", "license", "sha256sums")
 
 
 def _of_stem(pattern: re.Pattern[str]) -> re.Pattern[str]:
@@ -76,7 +78,7 @@ def recognise_file(path: Path) -> str:
     if suffix == ".json":
         return "nnssl" if "datasets" in _keys(path) else "datalist"
     if path.name.lower().endswith(ARCHIVES) or path.name.upper() == "DICOMDIR" or _is_dicom(path):
-        return "dicom"
+        return DICOM
     return "suffix"
 
 
@@ -95,8 +97,14 @@ def recognise_tree(tree: Tree) -> str:
     if "dataset_description.json" in tree.known and any(n.startswith("sub-") for n in tree.names):
         return "bids"
     if not tree.scan_names and _holds_dicom(tree):
-        return "dicom"
+        return DICOM
     return "suffix"
+
+
+def holds_archives_only(tree: Tree) -> bool:
+    """Whether there are archives in a folder, and beside them nothing but texts."""
+    others = [name.lower() for name in tree.names if not name.lower().endswith(ARCHIVES)]
+    return len(others) < len(tree.names) and all(name.endswith(TEXTS) for name in others)
 
 
 def _by_marker(tree: Tree) -> set[str]:

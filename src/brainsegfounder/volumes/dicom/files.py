@@ -17,6 +17,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
@@ -34,6 +35,7 @@ RATIO_FLOOR_BYTES = 64 << 20
 MAX_READ_BYTES = 1 << 20
 MAX_LZMA_BYTES = 256 << 20
 COPY_BYTES = 1 << 20
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 ARCHIVE_ERRORS = (
     EOFError, LookupError, NotImplementedError, OSError, RuntimeError, ValueError,
     lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error,
@@ -49,7 +51,8 @@ def dicom_files(source: Path, room: Path) -> tuple[list[Path], list[Problem]]:
     """The files to look at, in the order of their names.
 
     Args:
-        source: A folder of any depth, a DICOMDIR, a `.zip` or `.tar*` archive, or one file.
+        source: A folder of any depth, in which archives are opened, a DICOMDIR, a `.zip` or
+            `.tar*` archive, or one file.
         room: An empty folder for what is unpacked.
 
     Returns:
@@ -63,7 +66,32 @@ def dicom_files(source: Path, room: Path) -> tuple[list[Path], list[Problem]]:
     if source.is_file() and source.name.upper() == "DICOMDIR":
         source = source.parent
     if source.is_dir():
-        return _walked(source), []
+        return _opened_archives(_walked(source), room)
+    return _one(source, room)
+
+
+def _opened_archives(files: list[Path], room: Path) -> tuple[list[Path], list[Problem]]:
+    """Archives among the files of a folder are replaced by what is in them.
+
+    In problems they are named by their place in the order of names: a name may be a patient's.
+    """
+    archives = [path for path in files if path.name.lower().endswith(ARCHIVES)]
+    found = [path for path in files if not path.name.lower().endswith(ARCHIVES)]
+    problems: list[Problem] = []
+    for number, path in enumerate(archives, start=1):
+        inner = room / f"archive-{number}"
+        inner.mkdir()
+        try:
+            inside, refused = _one(path, inner)
+        except DataError as error:
+            inside, refused = [], [error.problem] if error.problem else []
+        found += inside
+        problems += [replace(problem, file=inner.name) for problem in refused]
+    return found, problems
+
+
+def _one(source: Path, room: Path) -> tuple[list[Path], list[Problem]]:
+    """The members of an archive, or a file itself."""
     if not stat.S_ISREG(source.stat().st_mode):
         raise _refused(source, "not_a_file", "neither folder nor regular file", "a DICOM folder")
     try:

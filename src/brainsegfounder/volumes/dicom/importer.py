@@ -9,10 +9,12 @@ series that is refused stops no other.
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -92,8 +94,8 @@ class ImportedDicom:
 class _Import:
     """An import on its way: what has been found so far."""
 
-    def __init__(self, source: Path, out: Path, reading: ReadingSettings) -> None:
-        self.source, self.out, self.reading = source, out, reading
+    def __init__(self, sources: Sequence[Path], out: Path, reading: ReadingSettings) -> None:
+        self.sources, self.out, self.reading = sources, out, reading
         self.cases: dict[str, dict[str, Path]] = {}
         self.series: dict[str, Series] = {}
         self.findings: list[Finding] = []
@@ -108,13 +110,14 @@ class _Import:
 
 
 def import_dicom(
-    source: Path, out: Path, *, reading: ReadingSettings = DEFAULT_READING
+    source: Path | Sequence[Path], out: Path, *, reading: ReadingSettings = DEFAULT_READING
 ) -> ImportedDicom:
     """Convert what is a contrast of a brain, once for each visit.
 
     Args:
-        source: A folder of any depth (with or without a DICOMDIR), a zip or tar archive, or one
-            multi-frame file.
+        source: A folder of any depth (with or without a DICOMDIR, also with archives in it), a
+            zip or tar archive, one multi-frame file, or several of these. A patient whose visits
+            lie in several of them has one name.
         out: Where `<subject>_<session>_<contrast>.nii.gz` go.
         reading: `volume` chooses, counted from 0, among the echoes of a series that have one
             contrast; `any_size` accepts any spacing.
@@ -128,17 +131,33 @@ def import_dicom(
     """
     pydicom_module()
     converter()
-    run = _Import(Path(source), Path(out), reading)
+    sources = [Path(source)] if isinstance(source, str | PathLike) else list(source)
+    run = _Import(sources, Path(out), reading)
     with tempfile.TemporaryDirectory(prefix="brainsegfounder-") as room:
-        files, refused = dicom_files(run.source, Path(room))
-        run.problems += refused
-        slices = _scan(run, files)
+        slices = _scan(run, _files(run, Path(room)))
         candidates = _candidates(run, stacks_of(slices))
         _convert_all(run, candidates)
     if not run.cases:
         raise _nothing(run)
     series = tuple(run.series.values())
     return ImportedDicom(run.cases, series, tuple(run.findings), tuple(run.problems))
+
+
+def _files(run: _Import, room: Path) -> list[Path]:
+    """The files of all sources; of several, one that cannot be read stops no other."""
+    found: list[Path] = []
+    for number, source in enumerate(run.sources):
+        folder = room / str(number)
+        folder.mkdir()
+        try:
+            files, refused = dicom_files(source, folder)
+        except DataError as error:
+            if len(run.sources) == 1 or error.problem is None:
+                raise
+            files, refused = [], [error.problem]
+        found += files
+        run.problems += refused
+    return found
 
 
 def _scan(run: _Import, files: Sequence[Path]) -> list[Slice]:
@@ -286,7 +305,7 @@ def _nothing(run: _Import) -> DataError:
     """Why nothing is left: the one problem there is, or all in short."""
     if len(run.problems) == 1:
         one = run.problems[0]
-        place = f"{run.source}: {one.file}".removesuffix(f": {SOURCE}")
+        place = f"{_place(run)}: {one.file}".removesuffix(f": {SOURCE}")
         return VolumeError(replace(one, file=place))
     if run.problems:
         found = "; ".join(f"{one.file}: {one.found}" for one in run.problems[:10])
@@ -297,9 +316,15 @@ def _nothing(run: _Import) -> DataError:
     return VolumeError(
         Problem(
             code,
-            str(run.source),
+            _place(run),
             f"nothing to convert ({found})",
             "a series of MR slices of a brain",
             "Export the original series, not screenshots or reports.",
         )
     )
+
+
+def _place(run: _Import) -> str:
+    """The source, or the folder of several sources."""
+    one = len(run.sources) == 1
+    return str(run.sources[0]) if one else os.path.commonpath(s.absolute() for s in run.sources)

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from brainsegfounder.cli.launching import launchable
+from brainsegfounder.cli.options import (
+    Data,
+    Fold,
+    Inputs,
+    Json,
+    Layout,
+    MayChange,
+    Out,
+    Overrides,
+    RecipeName,
+    RecipeOption,
+    Resume,
+    Start,
+)
 from brainsegfounder.errors import BrainSegFounderError, Interrupted
 
-# Of training on several processes: where help shows its options.
-PROCESSES = "Several processes"
 NOTICE = "Research use only. Not a medical device."
 
 app = typer.Typer(
@@ -28,107 +38,6 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipes, the settings of every run.")
 app.add_typer(recipe_app, name="recipe")
-
-
-def _processes(name: str, told: str, *, least: int | None = None) -> Any:
-    return typer.Option(name, help=told, min=least, rich_help_panel=PROCESSES)
-
-
-Inputs = Annotated[list[Path], typer.Argument(help="Folders, or files named CASE_CONTRAST.nii.gz.")]
-Out = Annotated[Path, typer.Option("--out", help="A new folder for the results.")]
-RecipeName = Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or a run.")]
-RecipeOption = Annotated[str | None, typer.Option("--recipe", help="A recipe's name or file.")]
-Data = Annotated[Path, typer.Option("--data", help="A store made by `prepare`.")]
-Start = Annotated[
-    Path | None, typer.Option("--from", help="A run or model folder whose encoder is the start.")
-]
-Fold = Annotated[int | None, typer.Option("--fold", help="Held-out fold, counted from 0.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="section.field=value over the recipe; repeatable.")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
-MayChange = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow-config-change",
-        metavar="FIELD",
-        help="section.field that may differ from the run that --resume goes on with; repeatable.",
-    ),
-]
-Layout = Annotated[str, typer.Option("--layout", help="How the input is laid out.")]
-Json = Annotated[bool, typer.Option("--json", help="Print for machines.")]
-
-
-def _launched(
-    verb: str,
-    values: dict[str, Any],
-    launch: Annotated[
-        str,
-        _processes("--launch", "local: as this process; torchrun: several here; slurm: a job."),
-    ] = "local",
-    nodes: Annotated[int, _processes("--nodes", "Machines (slurm).", least=1)] = 1,
-    processes_per_node: Annotated[
-        int | None,
-        _processes("--processes-per-node", "Without: one, or one for each GPU.", least=1),
-    ] = None,
-    gpus_per_node: Annotated[
-        int, _processes("--gpus-per-node", "GPUs to ask Slurm for.", least=0)
-    ] = 0,
-    cpus_per_process: Annotated[
-        int | None,
-        _processes("--cpus-per-process", "Without: one, and one for each reader.", least=1),
-    ] = None,
-    partition: Annotated[str | None, _processes("--partition", "Slurm's.")] = None,
-    time: Annotated[str | None, _processes("--time", "Slurm's limit: 12:00:00.")] = None,
-    sbatch: Annotated[
-        list[str] | None, _processes("--sbatch", "One more option: --account=lab; repeatable.")
-    ] = None,
-    folds: Annotated[
-        str | None, _processes("--folds", "all, or 0,2,4: a job array (slurm), a task for each.")
-    ] = None,
-    max_restarts: Annotated[
-        int, _processes("--max-restarts", "Starts all anew after one failed.", least=0)
-    ] = 0,
-    dry_run: Annotated[bool, _processes("--dry-run", "Print what would be started.")] = False,
-) -> bool:
-    """Start a verb on several processes where that is asked for; whether it was."""
-    from brainsegfounder.workflows.launch import launch_verb
-    from brainsegfounder.workflows.order import Resources
-
-    resources = Resources(
-        nodes,
-        processes_per_node or gpus_per_node or 1,
-        gpus_per_node,
-        cpus_per_process,
-        partition,
-        time,
-        tuple(sbatch or ()),
-        max_restarts,
-    )
-    told = launch_verb(launch, verb, values, resources, folds=folds, dry_run=dry_run)
-    if told:
-        typer.echo(told)
-    return told is not None
-
-
-def _launchable(run_here: Callable[..., None]) -> Callable[..., None]:
-    """Give a training verb the options of `_launched`."""
-    ours = dict(list(inspect.signature(_launched, eval_str=True).parameters.items())[2:])
-
-    @functools.wraps(run_here)
-    def command(**values: Any) -> None:
-        options = {name: values.pop(name) for name in ours}
-        plain = {name: parameter.default for name, parameter in ours.items()}
-        if options == plain or not _launched(run_here.__name__, values, **options):
-            run_here(**values)
-
-    own = inspect.signature(run_here, eval_str=True)
-    command.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[*own.parameters.values(), *ours.values()]
-    )
-    hints = {name: parameter.annotation for name, parameter in ours.items()}
-    command.__annotations__ = {**run_here.__annotations__, **hints}
-    return command
 
 
 @app.command()
@@ -194,24 +103,75 @@ def prepare(
 
 
 @app.command()
-@_launchable
+@launchable
 def pretrain(
     recipe: RecipeName,
-    data: Data,
-    out: Out,
+    data: Annotated[Path | None, typer.Option("--data", help="A store made by `prepare`.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A new folder for the results.")] = None,
     start: Start = None,
     fold: Fold = None,
     overrides: Overrides = None,
     resume: Resume = False,
     may_change: MayChange = None,
+    participants: Annotated[
+        Path | None,
+        typer.Option("--participants", help="A table of age and sex, to probe features with."),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write for TensorBoard, too (extra: track).")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Train nothing; say what the run will take.")
+    ] = False,
+    subjects: Annotated[
+        int | None, typer.Option("--subjects", min=1, help="--plan: how many there will be.")
+    ] = None,
+    gpus: Annotated[str, typer.Option("--gpus", help="--plan: numbers of GPUs.")] = "1,8,64",
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option("--price-per-gpu-hour", min=0, help="--plan: for the cost.")
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option("--price-per-hour", min=0, help="--plan: of this machine.")
+    ] = None,
+    utilisation: Annotated[
+        float | None, typer.Option("--utilisation", help="--plan: used share of a GPU's rate.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Self-supervised training: stage 1, or stage 2 with --from."""
     from brainsegfounder.recipes import load_recipe
     from brainsegfounder.workflows.pretrain import run_pretrain
 
     settings = load_recipe(recipe, overrides or [])
+    if plan:
+        from brainsegfounder.workflows.plan import Prices, make_plan
+        from brainsegfounder.workflows.plan_text import plan_lines
+
+        found = make_plan(
+            settings,
+            data=data,
+            subjects=subjects,
+            fold=fold,
+            gpus=_counts(gpus, "--gpus"),
+            utilisation=utilisation,
+            prices=Prices(price_per_gpu_hour, price_per_hour),
+        )
+        typer.echo(
+            json.dumps(found.record(), indent=1) if as_json else "\n".join(plan_lines(found))
+        )
+        return
+    if data is None or out is None:
+        raise typer.BadParameter("pretrain needs --data and --out; only --plan does without")
     state = run_pretrain(
-        settings, data, out, start=start, fold=fold, resume=resume, may_change=may_change or ()
+        settings,
+        data,
+        out,
+        start=start,
+        fold=fold,
+        resume=resume,
+        may_change=may_change or (),
+        participants=participants,
+        tensorboard=tensorboard,
     )
     if not _is_main():
         return
@@ -220,7 +180,7 @@ def pretrain(
 
 
 @app.command()
-@_launchable
+@launchable
 def finetune(
     recipe: RecipeName,
     data: Data,
@@ -404,6 +364,14 @@ def main() -> None:
         # The reader of our output went away; nothing more can be told to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _counts(text: str, option: str) -> list[int]:
+    """Whole numbers between commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise typer.BadParameter(f"{option} {text}: expected numbers from 1 on, such as 1,8,64")
+    return [int(part) for part in parts]
 
 
 def _is_main() -> bool:
