@@ -105,11 +105,16 @@ def torchrun_words(order: Order, resources: Resources) -> list[str]:
 
 
 def _order(verb: str, values: Mapping[str, Any]) -> Order:
-    recipe = load_recipe(values["recipe"], values["overrides"] or [])
-    places = {name: values[name] for name in ("data", "out", "start", "fold", "resume")}
-    may_change = tuple(values["may_change"] or ())
+    if values.get("plan"):
+        raise UsageError("--plan: trains nothing; expected no --launch.")
+    if values["data"] is None or values["out"] is None:
+        raise UsageError(f"{verb}: expected --data and --out.")
+    names = ("data", "out", "start", "fold", "resume", "participants", "tensorboard")
     return Order(
-        "pretrain" if verb == "pretrain" else "finetune", recipe, **places, may_change=may_change
+        "pretrain" if verb == "pretrain" else "finetune",
+        load_recipe(values["recipe"], values["overrides"] or []),
+        may_change=tuple(values["may_change"] or ()),
+        **{name: values[name] for name in names if name in values},
     )
 
 

@@ -92,6 +92,8 @@ class Order:
         fold: Held-out fold, or None.
         resume: Whether `out` may hold the same run, begun before.
         may_change: Fields of the recipe that may be other than `out` was started with.
+        participants: A table of the subjects' age and sex for `pretrain`, or None.
+        tensorboard: Whether `pretrain` writes for TensorBoard, too.
     """
 
     verb: Verb
@@ -102,6 +104,8 @@ class Order:
     fold: int | None = None
     resume: bool = False
     may_change: tuple[str, ...] = ()
+    participants: Path | None = None
+    tensorboard: bool = False
 
     @property
     def folder(self) -> Path:
@@ -157,6 +161,8 @@ class Order:
         words += ["--data", str(self.data.resolve()), "--out", str(self.out.resolve())]
         words += ["--from", str(self.start.resolve())] if self.start else []
         words += ["--fold", str(self.fold)] if self.fold is not None else []
+        words += ["--participants", str(self.participants.resolve())] if self.participants else []
+        words += ["--tensorboard"] if self.tensorboard else []
         return [*words, "--resume"] if resume else words
 
 

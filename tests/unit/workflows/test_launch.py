@@ -93,6 +93,23 @@ def test_torchrun_runs_the_verb_with_the_recipe_as_it_is_now(order):
     assert "--resume" not in words
 
 
+def test_every_option_of_the_verb_reaches_the_processes(cohort, tmp_path):
+    values = {"recipe": "demo-target", "overrides": [], "data": cohort, "out": tmp_path / "run"}
+    values |= {"start": None, "fold": 2, "resume": True, "may_change": ["pretrain.num_workers"]}
+    values |= {"participants": tmp_path / "people.tsv", "tensorboard": True, "plan": False}
+    told = launch_verb("torchrun", "pretrain", values, Resources(), dry_run=True)
+    words = shlex.split(told)
+    assert words[words.index("--fold") + 1] == "2"
+    assert words[words.index("--participants") + 1] == str(tmp_path / "people.tsv")
+    assert {"--resume", "--tensorboard"} <= set(words)
+    assert "--allow-config-change=pretrain.num_workers" in words
+
+
+def test_a_plan_is_not_launched():
+    with pytest.raises(UsageError, match="--plan: trains nothing"):
+        launch_verb("slurm", "pretrain", {"plan": True}, Resources())
+
+
 def test_several_nodes_are_not_for_torchrun(order):
     with pytest.raises(UsageError, match="--nodes 1"):
         torchrun_words(order, Resources(nodes=2))
