@@ -63,7 +63,7 @@ def batches(
     place = (first_sample + rank * batch_size, num_processes * batch_size)
     make = partial(_make, dataset, batch_size, place)
     wanted = range(first_batch, first_batch + num_batches)
-    num_workers = _affordable(dataset, batch_size, num_workers)
+    num_workers = _affordable(dataset, batch_size, num_workers, num_processes)
     if num_workers:
         name_of = partial(_name_of, dataset)
         made = made_ahead(
@@ -102,19 +102,24 @@ def _name_of(dataset: PatchDataset, place: int) -> str:
     return dataset.cases[place].case
 
 
-def _affordable(dataset: PatchDataset, batch_size: int, num_workers: int) -> int:
-    """No more workers than whose batches find room in half of the free memory."""
+def _affordable(
+    dataset: PatchDataset, batch_size: int, num_workers: int, num_processes: int
+) -> int:
+    """No more workers than whose batches find room in this process's part of the free memory.
+
+    That is half of it, shared by all processes, as if they were all on this machine.
+    """
     sampling = dataset.sampling
     bytes_a_voxel = 4 * len(dataset.channels) + 2 * sampling.with_labels + dataset.with_valid
     num_voxels = batch_size * sampling.crops_per_case * math.prod(sampling.patch_size_vox)
     # What lies ready, and what is being made of parts that are there as well.
     gib_a_worker = num_voxels * bytes_a_voxel * (AHEAD + 2) / GIB
-    free_gib = available_memory_gib() / 2
+    free_gib = available_memory_gib() / 2 / num_processes
     fitting = max(1, int(min(free_gib / gib_a_worker, num_workers))) if num_workers else 0
     if fitting < num_workers:
         log.warning(
-            "%d data workers need %.1f GiB for their batches, half of the free memory is %.1f GiB; "
-            "using %d",
+            "%d data workers need %.1f GiB for their batches, this process's half of the free "
+            "memory is %.1f GiB; using %d",
             num_workers,
             num_workers * gib_a_worker,
             free_gib,

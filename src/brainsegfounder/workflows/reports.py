@@ -96,7 +96,9 @@ def course_notes(stage: Stage) -> list[str]:
 
 def case_warnings(stage: Stage) -> list[str]:
     """Each case that could not be read, and why; others took its place."""
-    left_out = read_quarantine(stage.run.folder / QUARANTINE_NAME)
+    left_out: dict[str, str] = {}
+    for file in sorted(stage.run.folder.glob(f"*{QUARANTINE_NAME}")):
+        left_out |= read_quarantine(file)
     return [f"{case} was left out: {reason}" for case, reason in left_out.items()]
 
 

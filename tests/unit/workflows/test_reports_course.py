@@ -22,4 +22,9 @@ def test_a_report_warns_of_every_case_that_was_left_out(tmp_path):
     assert case_warnings(stage) == []
     quarantine = Quarantine(300, tmp_path / QUARANTINE_NAME)
     quarantine.add([("case7", "cannot be unpacked")])
-    assert case_warnings(stage) == ["case7 was left out: cannot be unpacked"]
+    other = Quarantine(300, tmp_path / f"process-1.{QUARANTINE_NAME}")
+    other.add([("case9", "not finite")])
+    assert sorted(case_warnings(stage)) == [
+        "case7 was left out: cannot be unpacked",
+        "case9 was left out: not finite",
+    ]
