@@ -79,18 +79,19 @@ class _Attention(torch.autograd.Function):
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         exact = torch.promote_types(q.dtype, torch.float32)  # sums over windows in half go astray
         grad_bias_HLS = torch.zeros_like(bias_HLS, dtype=exact)
-        # Of the softmax's gradient: every row of slopes loses its mean under the weights.
-        mean_NHL1 = (grad_NHLD.to(exact) * y).sum(-1, keepdim=True)
         size = max(1, PIECE_BYTES // (grad_bias_HLS.numel() * grad_bias_HLS.element_size()))
         for first in range(0, len(q), size):
             n = slice(first, first + size)
-            keys, values, grad = k[n].to(exact), v[n].to(exact), grad_NHLD[n].to(exact)
-            scaled_q = q[n].to(exact) * scale
+            # Each is used twice, and PyTorch would copy it for each product.
+            keys, values, grad = (x[n].to(exact).contiguous() for x in (k, v, grad_NHLD))
+            scaled_q = q[n].to(exact).contiguous() * scale
+            # Of the softmax's gradient: every row of slopes loses its mean under the weights.
+            mean_NHL1 = (grad * y[n]).sum(-1, keepdim=True)
             scores = torch.matmul(scaled_q, keys.transpose(-1, -2)).add_(bias_HLS)
             weights = scores.sub_(logsumexp_NHL[n].unsqueeze(-1)).exp_()
             grad_v[n] = torch.matmul(weights.transpose(-1, -2), grad)
-            slopes = torch.matmul(grad, values.transpose(-1, -2)).sub_(mean_NHL1[n]).mul_(weights)
+            slopes = torch.matmul(grad, values.transpose(-1, -2)).sub_(mean_NHL1).mul_(weights)
             grad_q[n] = torch.matmul(slopes, keys).mul_(scale)
             grad_k[n] = torch.matmul(slopes.transpose(-1, -2), scaled_q)
-            grad_bias_HLS += slopes.sum(0)
+            grad_bias_HLS += slopes.sum(0) if len(slopes) > 1 else slopes[0]
         return grad_q, grad_k, grad_v, grad_bias_HLS.to(bias_HLS.dtype)

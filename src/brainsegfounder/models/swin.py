@@ -83,6 +83,34 @@ def _permute(x_VC: Tensor, order: Tensor, place: Tensor) -> Tensor:
     return y_VC
 
 
+class _JoinCorners(torch.autograd.Function):
+    """Join corners of cubes; each gradient goes straight to its place, without a map of zeros."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, x_BIJKC: Tensor, slots: Sequence[Triple]
+    ) -> Tensor:
+        ctx.shape, ctx.slots = x_BIJKC.shape, slots  # type: ignore[attr-defined]
+        return torch.cat([_corner(x_BIJKC, slot) for slot in slots], dim=-1)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad_BIJKC: Tensor
+    ) -> tuple[Tensor, None]:
+        shape, slots = ctx.shape, ctx.slots  # type: ignore[attr-defined]
+        has_all = len(set(slots)) == 8
+        whole_BIJKC = grad_BIJKC.new_empty(shape) if has_all else grad_BIJKC.new_zeros(shape)
+        for slot, part_BIJKC in zip(slots, grad_BIJKC.chunk(8, dim=-1), strict=True):
+            place_BIJKC = _corner(whole_BIJKC, slot)
+            place_BIJKC.copy_(part_BIJKC if has_all else place_BIJKC + part_BIJKC)
+        return whole_BIJKC, None
+
+
+def _corner(x_BIJKC: Tensor, slot: Triple) -> Tensor:
+    i, j, k = slot
+    return x_BIJKC[:, i::2, j::2, k::2]
+
+
 class WindowAttention(nn.Module):
     """Multi-head attention among the tokens of a window, with a learned bias per offset."""
 
@@ -225,8 +253,8 @@ class PatchMerging(nn.Module):
         _, i, j, k, _ = x_BIJKC.shape
         if i % 2 or j % 2 or k % 2:
             x_BIJKC = functional.pad(x_BIJKC, (0, 0, 0, k % 2, 0, j % 2, 0, i % 2))
-        corners = [x_BIJKC[:, a::2, b::2, c::2] for a, b, c in self.slots]
-        y: Tensor = self.reduction(self.norm(torch.cat(corners, dim=-1)))
+        joined_BIJKC = _JoinCorners.apply(x_BIJKC, self.slots)  # type: ignore[no-untyped-call]
+        y: Tensor = self.reduction(self.norm(joined_BIJKC))
         return y
 
 

@@ -113,3 +113,16 @@ def test_mixed_precision_stays_close_to_full_precision():
     for a, b in zip(mixed, exact, strict=True):
         assert (a - b).abs().mean() < 0.05
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("merging", MERGING_SLOTS)
+def test_merging_gives_each_corner_the_gradient_of_every_slot_it_stands_in(merging):
+    torch.manual_seed(2)
+    layer = PatchMerging(3, merging).double()
+    x = torch.randn(2, 4, 3, 6, 3, dtype=torch.float64, requires_grad=True)
+    padded = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 1))
+    corners = [padded[:, i::2, j::2, k::2] for i, j, k in MERGING_SLOTS[merging]]
+    expected = layer.reduction(layer.norm(torch.cat(corners, dim=-1)))
+    wanted = torch.autograd.grad(expected.square().sum(), x)
+    found = torch.autograd.grad(layer(x).square().sum(), x)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
