@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from brainsegfounder.errors import Interrupted
+from brainsegfounder.runs import Run
 from brainsegfounder.training import checkpoint, signals
 from brainsegfounder.training.job import Validation
 from brainsegfounder.training.loop import train
@@ -318,7 +319,7 @@ def test_F11_the_command_line_ends_with_143_and_goes_on_with_resume(cohort, tmp_
     ]  # fmt: skip
     child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     deadline_s = time.monotonic() + 120
-    while not (out / "metrics.jsonl").exists() and child.poll() is None:
+    while not Run(out).records("train") and child.poll() is None:
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
     child.send_signal(signal.SIGTERM)
