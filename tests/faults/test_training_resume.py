@@ -24,7 +24,7 @@ from brainsegfounder.workflows.objectives import ask, build_pretraining_network
 
 CPU = torch.device("cpu")
 STEPS = 50
-TIMES = {"time_s", "wait_s"}
+TIMES = {"time_s", "step_s", "data_wait_s", "crops_per_s"}
 EVERY_STEP = {"steps": STEPS, "checkpoint_every": 1, "validate_every": 7}
 ONCE = {**EVERY_STEP, "checkpoint_every": STEPS}
 

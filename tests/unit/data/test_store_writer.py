@@ -131,7 +131,7 @@ def test_a_key_tells_settings_files_and_versions_apart(monkeypatch):
         case_key(replace(PLAN, labels=()), {"T1w": "1"}),
         case_key(replace(PLAN, array_format="npy"), {"T1w": "1"}),
     ]
-    monkeypatch.setattr("brainsegfounder.data.store_writer.PREPARATION_VERSION", 2)
+    monkeypatch.setattr("brainsegfounder.data.store_writer.PREPARATION_VERSION", 3)
     keys.append(case_key(PLAN, {"T1w": "1"}))
     assert len(set(keys)) == len(keys)
     assert case_key(PLAN, {"a": "1", "b": "2"}) == case_key(PLAN, {"b": "2", "a": "1"})
@@ -206,8 +206,8 @@ def test_a_store_of_an_older_preparation_is_refused_for_training(tmp_path, prepa
     write_case(tmp_path, Case("a", "a", {}), prepared)
     finish_store(tmp_path, [Case("a", "a", {})], StorePlan(("T1w",), recipe.preparation))
     check_store(open_store(tmp_path), recipe)
-    monkeypatch.setattr("brainsegfounder.data.store.PREPARATION_VERSION", 2)
-    with pytest.raises(StoreError, match="prepared by version 1 of the preparation; expected 2"):
+    monkeypatch.setattr("brainsegfounder.data.store.PREPARATION_VERSION", 3)
+    with pytest.raises(StoreError, match="prepared by version 2 of the preparation; expected 3"):
         check_store(open_store(tmp_path), recipe)
 
 
