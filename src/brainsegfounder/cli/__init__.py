@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,9 @@ from brainsegfounder.cli.options import (
     Start,
 )
 from brainsegfounder.errors import BrainSegFounderError, Interrupted
+
+if TYPE_CHECKING:
+    from brainsegfounder.workflows.plan import Plan
 
 NOTICE = "Research use only. Not a medical device."
 
@@ -145,7 +148,6 @@ def pretrain(
     settings = load_recipe(recipe, overrides or [])
     if plan:
         from brainsegfounder.workflows.plan import Prices, make_plan
-        from brainsegfounder.workflows.plan_text import plan_lines
 
         found = make_plan(
             settings,
@@ -156,9 +158,7 @@ def pretrain(
             utilisation=utilisation,
             prices=Prices(price_per_gpu_hour, price_per_hour),
         )
-        typer.echo(
-            json.dumps(found.record(), indent=1) if as_json else "\n".join(plan_lines(found))
-        )
+        _tell_plan(found, as_json=as_json)
         return
     if data is None or out is None:
         raise typer.BadParameter("pretrain needs --data and --out; only --plan does without")
@@ -364,6 +364,12 @@ def main() -> None:
         # The reader of our output went away; nothing more can be told to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _tell_plan(plan: Plan, *, as_json: bool) -> None:
+    from brainsegfounder.workflows.plan_text import plan_lines
+
+    typer.echo(json.dumps(plan.record(), indent=1) if as_json else "\n".join(plan_lines(plan)))
 
 
 def _counts(text: str, option: str) -> list[int]:

@@ -354,7 +354,7 @@ def _backward(
         # Dropout draws from the global generator: its state is a function of the step.
         torch.manual_seed(mixed(job.seed, step, number * num_processes() + rank()))
         with spread.collecting(is_last=number == len(batches) - 1):
-            with _autocast(job.settings.precision, next(model.parameters()).device):
+            with autocast(job.settings.precision, next(model.parameters()).device):
                 losses = job.loss(spread.forward, batch, job.seed + 1)
                 loss = torch.stack(list(losses.parts.values())).sum() / len(batches)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -383,7 +383,7 @@ def _out_of_memory(settings: StageSettings, step: int, error: Exception) -> str:
     )
 
 
-def _autocast(precision: str, device: torch.device) -> torch.autocast:
+def autocast(precision: str, device: torch.device) -> torch.autocast:
     wanted = precision == "bfloat16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )

@@ -17,7 +17,7 @@ from brainsegfounder.data.store import Store, check_store, open_store
 from brainsegfounder.errors import UsageError
 from brainsegfounder.inference.model_config import config_of
 from brainsegfounder.settings import PretrainSettings, Recipe
-from brainsegfounder.training.checkpoint import NUM_KEPT
+from brainsegfounder.training.checkpoint import NUM_AT_ONCE
 from brainsegfounder.workflows.model_folder import build_network
 from brainsegfounder.workflows.plan_gpus import (
     GIB,
@@ -30,8 +30,8 @@ from brainsegfounder.workflows.plan_gpus import (
     needs,
 )
 from brainsegfounder.workflows.plan_here import NUM_TIMED, Here, measure
-from brainsegfounder.workflows.pretrain import _sampling
-from brainsegfounder.workflows.stage import _split, require
+from brainsegfounder.workflows.pretrain import crop_sampling
+from brainsegfounder.workflows.stage import require, split_of
 
 GPUS = (1, 8, 64)
 NOT_INCLUDED = (
@@ -186,9 +186,11 @@ def _source(
         return _Source("noise", count, count * _largest_case_gib(recipe), noise)
     store = open_store(data)
     check_store(store, recipe)
-    train = _split(store, recipe, fold).train
+    train = split_of(store, recipe, fold).train
     cases = [case for case in store.cases if case.subject in set(train)]
-    dataset = PatchDataset(store, cases, recipe.data.contrasts, _sampling(settings), recipe.seed)
+    dataset = PatchDataset(
+        store, cases, recipe.data.contrasts, crop_sampling(settings), recipe.seed
+    )
     made = batches(
         dataset,
         first_batch=0,
@@ -211,7 +213,7 @@ def _checkpoints_gib(network: nn.Module, settings: PretrainSettings) -> float:
     state = network.state_dict().values()
     whole: int = sum(tensor.numel() * tensor.element_size() for tensor in state)
     average = learnt if settings.optimizer.ema_decay is not None else 0
-    return ((NUM_KEPT + 1) * (whole + 2 * learnt + average) + whole) / GIB
+    return ((NUM_AT_ONCE) * (whole + 2 * learnt + average) + whole) / GIB
 
 
 def _store_gib(store: Store) -> float:

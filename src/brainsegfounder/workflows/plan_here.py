@@ -15,7 +15,7 @@ from torch import nn
 
 from brainsegfounder.data.loader import Batch
 from brainsegfounder.settings import PretrainSettings, Recipe
-from brainsegfounder.training.loop import _autocast
+from brainsegfounder.training.loop import autocast
 from brainsegfounder.training.optim import make_optimizer
 from brainsegfounder.volumes.header import available_memory_gib
 from brainsegfounder.workflows.model_folder import choose_device, place
@@ -129,7 +129,7 @@ def _step(
         began = time.perf_counter()
         batch = next(source).to(device)
         wait_s += time.perf_counter() - began
-        with _autocast(settings.precision, device):
+        with autocast(settings.precision, device):
             parts = loss(network, batch, recipe.seed + 1).parts
             total = torch.stack(list(parts.values())).sum() / settings.optimizer.accumulation
         total.backward()  # type: ignore[no-untyped-call]

@@ -84,7 +84,7 @@ def run_pretrain(
     with _closing(watcher, trackers):
         state = run_stage(
             stage,
-            sampling=_sampling(settings),
+            sampling=crop_sampling(settings),
             cases=stage.cases(stage.split.train),
             loss=ask(settings.objective).loss,
             validation=_validation(stage, settings),
@@ -114,7 +114,8 @@ def _closing(watcher: Watcher, trackers: Sequence[Tracker]) -> Iterator[None]:
             tracker.close()
 
 
-def _sampling(settings: PretrainSettings) -> PatchSampling:
+def crop_sampling(settings: PretrainSettings) -> PatchSampling:
+    """How crops of an objective are drawn: with brain in them, and with masks of anatomy."""
     objective = settings.objective
     return PatchSampling(
         settings.patch_size_vox,
@@ -130,7 +131,7 @@ def _validation(stage: Stage, settings: PretrainSettings) -> Validation | None:
     if not cases:
         return None
     contrasts = stage.recipe.data.contrasts
-    dataset = PatchDataset(stage.store, cases, contrasts, _sampling(settings), VALIDATION_SEED)
+    dataset = PatchDataset(stage.store, cases, contrasts, crop_sampling(settings), VALIDATION_SEED)
     num_batches = max(1, min(MAX_VALIDATION_BATCHES, len(cases) // settings.batch_size))
     loss = ask(settings.objective).loss
 

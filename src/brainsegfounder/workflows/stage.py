@@ -114,7 +114,7 @@ def open_stage(
     """
     store = open_store(data)
     check_store(store, recipe)
-    split = _split(store, recipe, fold)
+    split = split_of(store, recipe, fold)
     recipe = _inherit_merging(recipe, start)
     torch.manual_seed(recipe.seed)
     make_config = partial(config_of, recipe, kind)
@@ -282,7 +282,13 @@ def _check_unseen(
         )
 
 
-def _split(store: Store, recipe: Recipe, fold: int | None) -> Split:
+def split_of(store: Store, recipe: Recipe, fold: int | None) -> Split:
+    """Who is trained on, who chooses and who is tested, by the recipe or the data's own folds.
+
+    Raises:
+        DataError: A subject is in two folds of the data, or nobody is left to train on.
+        UsageError: The fold does not exist.
+    """
     excluded = set(recipe.data.exclude_subjects)
     cases = [case for case in store.cases if case.subject not in excluded]
     folds = None if fold is None else folds_of_data(cases)

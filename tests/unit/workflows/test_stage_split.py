@@ -8,7 +8,7 @@ import pytest
 from brainsegfounder.data.store import Store, open_store
 from brainsegfounder.errors import DataError
 from brainsegfounder.recipes import load_recipe
-from brainsegfounder.workflows.stage import _split
+from brainsegfounder.workflows.stage import split_of
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def store(cohort: Path) -> Store:
 
 
 def test_the_folds_of_the_data_are_held_out(store: Store) -> None:
-    split = _split(store, load_recipe("demo-target"), 1)
+    split = split_of(store, load_recipe("demo-target"), 1)
     assert set(split.test) == {case.subject for case in store.cases[:2]}
     assert split.folds_from == "data"
 
@@ -28,7 +28,7 @@ def test_the_folds_of_the_data_are_held_out(store: Store) -> None:
 def test_named_test_subjects_count_where_no_fold_is_asked_for(store: Store) -> None:
     named = store.cases[-1].subject
     recipe = load_recipe("demo-target", [f"split.test_subjects=[{named}]"])
-    split = _split(store, recipe, None)
+    split = split_of(store, recipe, None)
     assert split.test == (named,)
     assert split.folds_from == "recipe"
 
@@ -36,4 +36,4 @@ def test_named_test_subjects_count_where_no_fold_is_asked_for(store: Store) -> N
 def test_a_subject_in_two_folds_is_refused(store: Store) -> None:
     twin = replace(store.cases[0], case="another-visit", fold=0)
     with pytest.raises(DataError, match="another case of subject"):
-        _split(replace(store, cases=(*store.cases, twin)), load_recipe("demo-target"), 1)
+        split_of(replace(store, cases=(*store.cases, twin)), load_recipe("demo-target"), 1)
