@@ -1,9 +1,5 @@
 """The page of `prepare`, opened from disk in a real browser at two widths and printed."""
 
-import html
-import json
-import os
-import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
@@ -16,12 +12,6 @@ from brainsegfounder.errors import Problem
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.workflows.prepare_report import write_prepare_report
 
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage",
-    "--allow-file-access-from-files",
-]  # fmt: skip
 # Measures the page from outside, since the page itself runs nothing. What scrolls on its own
 # (tables, lists) may be wider; nothing else may reach beyond the window.
 MEASURE = """<!DOCTYPE html><iframe id="f" src="{page}" width="{width}" height="900"></iframe>
@@ -48,10 +38,7 @@ document.getElementById("f").onload = (event) => {{
 }};
 </script>"""
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed"),
-]
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -66,14 +53,6 @@ class Outcome:
     noticed: list[Finding] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
     seconds: float = 5.0
-
-
-def chromium(tmp_path, *arguments):
-    command = [str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", *arguments]
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    return subprocess.run(
-        command, capture_output=True, timeout=120, check=True, env=environment
-    ).stdout.decode()
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +78,8 @@ def page(cohort, tmp_path_factory):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_flow_is_legible_and_nothing_reaches_beyond_the_window(tmp_path, page, width):
-    outer = tmp_path / "outer.html"
-    outer.write_text(MEASURE.format(page=page.as_uri(), width=width), encoding="utf-8")
-    dom = chromium(tmp_path, "--dump-dom", "--virtual-time-budget=5000", outer.as_uri())
-    [found] = re.findall(r'data-result="([^"]*)"', dom)
-    result = json.loads(html.unescape(found))
+def test_the_flow_is_legible_and_nothing_reaches_beyond_the_window(page, width, measured):
+    result = measured(MEASURE, page, width)
     assert result["scroll"] <= width
     assert result["drawings"] == 1  # one of the two widths is shown
     assert result["texts"] > 10
@@ -113,9 +88,9 @@ def test_the_flow_is_legible_and_nothing_reaches_beyond_the_window(tmp_path, pag
     assert result["pictures"] == 1 + 4 + 6  # demographics, histograms, cases
 
 
-def test_a_printed_page_lists_the_cases_that_are_folded_on_screen(tmp_path, page):
+def test_a_printed_page_lists_the_cases_that_are_folded_on_screen(tmp_path, page, chromium):
     pdf = tmp_path / "page.pdf"
-    chromium(tmp_path, f"--print-to-pdf={pdf}", page.as_uri())
+    chromium(f"--print-to-pdf={pdf}", page.as_uri())
     reader = Path("/usr/bin/pdftotext")
     if not reader.exists():
         pytest.skip(f"{reader} is not installed")

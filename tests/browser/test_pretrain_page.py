@@ -1,14 +1,8 @@
 """The page of a pretraining run in a real browser: it fits, and it reads itself anew."""
 
 import base64
-import html
-import json
-import os
-import re
-import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -18,12 +12,6 @@ from brainsegfounder.evaluation.figures import loss_curves
 from brainsegfounder.evaluation.mosaic_restored import RestoredCrop, restored_pictures
 from brainsegfounder.evaluation.report import Chapter, Film, Picture, Report, render, write_report
 
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage",
-    "--allow-file-access-from-files",
-]  # fmt: skip
 # What scrolls on its own may be wider than the window; nothing else may reach beyond it.
 MEASURE = """<!DOCTYPE html><iframe id="f" src="{page}" width="{width}" height="900"></iframe>
 <script>
@@ -40,18 +28,7 @@ document.getElementById("f").onload = (event) => {{
 }};
 </script>"""
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed"),
-]
-
-
-def chromium(tmp_path, *arguments):
-    command = [str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", *arguments]
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    return subprocess.run(
-        command, capture_output=True, timeout=120, check=True, env=environment
-    ).stdout.decode()
+pytestmark = pytest.mark.slow
 
 
 def film():
@@ -68,7 +45,7 @@ def uri(png):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_pictures_over_time_are_seen_apart_and_the_page_fits_the_window(tmp_path, width):
+def test_pictures_over_time_are_seen_apart_and_the_page_fits_the_window(tmp_path, width, measured):
     curve = Picture(loss_curves([{"step": 1, "loss": 1.0}]), "Loss.", "Loss")
     page = tmp_path / "report.html"
     write_report(
@@ -83,11 +60,7 @@ def test_pictures_over_time_are_seen_apart_and_the_page_fits_the_window(tmp_path
             ],
         ),
     )
-    outer = tmp_path / "outer.html"
-    outer.write_text(MEASURE.format(page=page.as_uri(), width=width), encoding="utf-8")
-    dom = chromium(tmp_path, "--dump-dom", "--virtual-time-budget=5000", outer.as_uri())
-    [found] = re.findall(r'data-result="([^"]*)"', dom)
-    result = json.loads(html.unescape(found))
+    result = measured(MEASURE, page, width)
     assert result["scroll"] <= width
     assert result["pictures"] == 4 + 4 * 14
     assert result["narrowest"] >= 100
@@ -112,7 +85,7 @@ class Served(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_browser_that_shows_a_running_page_comes_to_show_its_end(tmp_path):
+def test_a_browser_that_shows_a_running_page_comes_to_show_its_end(chromium):
     running = render(Report("t", status="Running: step 1.", reload_s=1))
     finished = render(Report("t", status="Finished after 2 steps."))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Served)
@@ -121,9 +94,9 @@ def test_a_browser_that_shows_a_running_page_comes_to_show_its_end(tmp_path):
     try:
         address = f"http://127.0.0.1:{server.server_port}/report.html"
         Served.pages = [running, finished]
-        seen = chromium(tmp_path, "--virtual-time-budget=6000", "--dump-dom", address)
+        seen = chromium("--virtual-time-budget=6000", "--dump-dom", address)
         Served.pages = [running.replace('http-equiv="refresh"', 'name="none"'), finished]
-        without = chromium(tmp_path, "--virtual-time-budget=6000", "--dump-dom", address)
+        without = chromium("--virtual-time-budget=6000", "--dump-dom", address)
     finally:
         server.shutdown()
         thread.join()

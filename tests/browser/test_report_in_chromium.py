@@ -1,9 +1,5 @@
 """A report opened from disk in a real browser, without a network."""
 
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from brainsegfounder.evaluation.figures import dice_strip, loss_curves
@@ -16,24 +12,7 @@ from brainsegfounder.evaluation.report import (
     write_report,
 )
 
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage",
-]  # fmt: skip
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed"),
-]
-
-
-def chromium(tmp_path, *arguments):
-    command = [str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", *arguments]
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    return subprocess.run(
-        command, capture_output=True, timeout=120, check=True, env=environment
-    ).stdout.decode()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -60,8 +39,8 @@ def page(tmp_path):
     return path
 
 
-def test_a_browser_shows_title_and_tables_and_runs_nothing(tmp_path, page):
-    dom = chromium(tmp_path, "--dump-dom", page.as_uri())
+def test_a_browser_shows_title_and_tables_and_runs_nothing(page, chromium):
+    dom = chromium("--dump-dom", page.as_uri())
     assert "<title>Evaluation of ten cases</title>" in dom
     assert dom.count("<table") == 2
     assert dom.count("<tr>") == 2 + 2 + 20
@@ -69,10 +48,10 @@ def test_a_browser_shows_title_and_tables_and_runs_nothing(tmp_path, page):
     assert "<script" not in dom
 
 
-def test_a_browser_draws_the_page_and_its_pictures(tmp_path, page):
+def test_a_browser_draws_the_page_and_its_pictures(tmp_path, page, chromium):
     image_module = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     shot = tmp_path / "shot.png"
-    chromium(tmp_path, f"--screenshot={shot}", "--window-size=1000,1600", page.as_uri())
+    chromium(f"--screenshot={shot}", "--window-size=1000,1600", page.as_uri())
     with image_module.open(shot) as opened:
         picture = opened.convert("RGB")
     colours = {colour for _, colour in picture.getcolors(maxcolors=1 << 24)}
