@@ -46,6 +46,9 @@ from brainsegfounder.settings import Recipe
 
 log = logging.getLogger(__name__)
 
+PROVENANCE_NAME = "provenance.json"
+# Each time that the test part was scored; see `workflows.audit_runs`.
+OPENINGS_NAME = "test_openings.jsonl"
 RECIPE_NAME = "recipe.resolved.yaml"
 RESEARCH_ONLY = "Research use only. Not a medical device."
 PACKAGES = ("brainsegfounder", "torch", "numpy", "scipy", "nibabel", "blosc2", "safetensors")
@@ -86,8 +89,19 @@ class Run:
 
     def record(self, values: Mapping[str, float | int | str]) -> None:
         """Append one record to `metrics.jsonl`."""
+        self._append("metrics.jsonl", values)
+
+    def record_opening(self, weights_sha256: str, num_cases: int) -> None:
+        """Note that the test part was scored: once is honest, and `audit` counts."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._append(
+            OPENINGS_NAME,
+            {"time": now, "weights_sha256": weights_sha256, "num_cases": num_cases},
+        )
+
+    def _append(self, name: str, values: Mapping[str, float | int | str]) -> None:
         line = json.dumps(values).encode() + b"\n"
-        with (self.folder / "metrics.jsonl").open("ab+") as file:
+        with (self.folder / name).open("ab+") as file:
             if file.tell() and _last_byte(file) != b"\n":
                 line = b"\n" + line  # the one before was cut off by a full disk
             file.write(line)
@@ -161,7 +175,7 @@ def write_provenance(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
         "code": _git_state(),
         **facts,
     }
-    write_text(run.folder / "provenance.json", json.dumps(record, indent=1))
+    write_text(run.folder / PROVENANCE_NAME, json.dumps(record, indent=1))
     return record
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import combinations, islice
 
@@ -56,7 +56,7 @@ LEAKS = (Kind.SAME_VOXELS, Kind.SAME_BRAIN, Kind.SAME_SUBJECT, Kind.ALIAS)
 KINDS = tuple(Kind)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Scan:
     """One contrast of one case, as far as it can be compared.
 
@@ -76,7 +76,12 @@ class Scan:
     session: str
     contrast: str
     marks: frozenset[str] = frozenset()
-    look: Look | None = None
+    look: Look | None = field(default=None, compare=False)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells it from all others: part, case and contrast."""
+        return self.part, self.case, self.contrast
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +137,11 @@ def find_overlaps(
         if _cases(one, other) not in found
     ]
     for done, (one, other) in enumerate(pairs, start=1):
-        overlap = _judged(one, other, aliases)
+        judged = _judged(one, other, aliases)
         report(done, len(pairs))
-        if overlap is not None:
+        if judged is not None:
             known = found.get(_cases(one, other))
-            found[_cases(one, other)] = _stronger(known, overlap)
+            found[_cases(one, other)] = _stronger(known, judged)
     return sorted(found.values(), key=_order)
 
 

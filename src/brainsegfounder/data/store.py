@@ -35,6 +35,7 @@ from brainsegfounder.settings import PreparationSettings, ReadingSettings, Recip
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.volume import Grid, Triple, Volume
 
+STORE_NAME = "store.json"
 FORMAT = 2
 # Raise it when the same files and settings come out otherwise: then every stored case is stale.
 PREPARATION_VERSION = 2
@@ -209,7 +210,7 @@ def open_store(folder: Path) -> Store:
     Raises:
         StoreError: The folder is not a store, is unfinished, or of another format.
     """
-    marker = folder / "store.json"
+    marker = folder / STORE_NAME
     if not marker.is_file():
         raise StoreError(
             f"{folder}: no store.json found; expected a finished store. "

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from brainsegfounder.errors import WeightsError
 from brainsegfounder.files import write_text
+from brainsegfounder.runs import PROVENANCE_NAME
 from brainsegfounder.settings import (
     Objective,
     PatchSize,
@@ -25,7 +26,6 @@ from brainsegfounder.settings import (
 T = TypeVar("T")
 
 CONFIG_NAME = "config.json"
-PROVENANCE_NAME = "provenance.json"
 WEIGHTS_NAME = "model.safetensors"
 
 

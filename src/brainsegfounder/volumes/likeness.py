@@ -23,7 +23,7 @@ from brainsegfounder.volumes.geometry import resample_to, spaced_grid, to_ras
 from brainsegfounder.volumes.intensity import foreground
 from brainsegfounder.volumes.registration import register
 from brainsegfounder.volumes.template import template
-from brainsegfounder.volumes.volume import Grid, Volume
+from brainsegfounder.volumes.volume import Affine, Grid, Volume
 
 FINE_MM, FINE_VOX = 4.0, 48
 ROUGH_MM, ROUGH_VOX = 6.0, 32
@@ -46,12 +46,14 @@ class Look:
     """One contrast of a scan, made small for comparing.
 
     Attributes:
+        upright: From the file's millimetres to the template's, rigid, shape (4, 4).
         small: The scan on a grid of 4 mm around the head's upper part, shape (1, 48, 48, 48).
         texture: What is compared there, about unit variance, 0 outside; shape (48, 48, 48).
         inside: Where the texture counts: the head or brain without its rim.
         rough: Texture on 6 mm, mean 0 and norm 1 inside, 0 outside; shape (32, 32, 32).
     """
 
+    upright: Affine
     small: Volume
     texture: Cube
     inside: NDArray[np.bool_]
@@ -67,14 +69,16 @@ def look_at(volume: Volume) -> Look:
     Raises:
         VolumeError: Every voxel has the same value.
     """
-    volume = _upright(volume)
+    volume = _not_negative(volume)
+    upright = _upright(volume)
+    volume = replace(volume, affine=upright @ volume.affine)
     fine = resample_to(volume, _upper_head(volume, FINE_MM, FINE_VOX))
     texture, inside = _texture(fine)
     coarse = resample_to(volume, _upper_head(volume, ROUGH_MM, ROUGH_VOX))
     rough, rough_inside = _texture(coarse)
     rough = np.where(rough_inside, rough - rough[rough_inside].mean(), 0).astype(np.float32)
     norm = float(np.linalg.norm(rough))
-    return Look(fine, texture, inside, rough / np.float32(norm or 1.0))
+    return Look(upright, fine, texture, inside, rough / np.float32(norm or 1.0))
 
 
 def rough_spectra(looks: list[Look]) -> Spectra:
@@ -130,16 +134,33 @@ def aligned_likeness(one: Look, other: Look) -> float:
     return float(np.corrcoef(one.texture[both], texture[both])[0, 1])
 
 
-def _upright(volume: Volume) -> Volume:
-    """The same voxels, turned and shifted onto the template; as it is where that fails."""
+def pictured(volume: Volume, look: Look, spacing_mm: float = 1.5) -> Volume:
+    """The scan as its look has it, on a finer grid: upright, for pictures beside others."""
+    upright = replace(_not_negative(volume), affine=look.upright @ volume.affine)
+    grid = spaced_grid(look.small.grid, (spacing_mm, spacing_mm, spacing_mm))
+    return resample_to(upright, grid)
+
+
+def _not_negative(volume: Volume) -> Volume:
+    """Intensities from 0 on; those of a prepared brain, around 0, are raised inside it."""
+    voxels = volume.voxels[:1].astype(np.float32)
+    if voxels.min() >= 0:
+        return replace(volume, voxels=voxels)
+    brain = voxels != 0
+    if brain.mean() < 0.9:
+        lowest = float(np.percentile(voxels[brain], 0.1))
+        voxels = np.where(brain, voxels - lowest, 0).astype(np.float32)
+    return replace(volume, voxels=np.maximum(voxels, 0))
+
+
+def _upright(volume: Volume) -> Affine:
+    """How to turn and shift a scan onto the template; not at all where that fails."""
     small = resample_to(volume, _upper_head(volume, FINE_MM, FINE_VOX))
     try:
         found = register(_small_template(), small, "rigid")
     except VolumeError:
-        return volume
-    if not found.is_trusted:
-        return volume
-    return replace(volume, affine=found.matrix @ volume.affine)
+        return np.eye(4)
+    return found.matrix if found.is_trusted else np.eye(4)
 
 
 @cache

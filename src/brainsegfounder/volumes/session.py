@@ -117,7 +117,7 @@ def read_session(
     _check_present(case, paths, contrasts)
     check_one_subject(case, (paths[name] for name in contrasts))
     scans = [
-        read_scan(paths[name], _of_volume(reading, (volumes or {}).get(name))) for name in contrasts
+        read_scan(paths[name], of_volume(reading, (volumes or {}).get(name))) for name in contrasts
     ]
     marks = tuple(fingerprint(to_ras(scan).voxels[0]) for scan in scans)
     _check_no_copies(case, contrasts, marks)
@@ -143,7 +143,8 @@ def read_session(
     return Session(image, tuple(contrasts), tuple(grids), marks, tuple(findings), steps)
 
 
-def _of_volume(reading: ReadingSettings, number: int | None) -> ReadingSettings:
+def of_volume(reading: ReadingSettings, number: int | None) -> ReadingSettings:
+    """How to read a file that holds several volumes, when one of them is meant."""
     return reading if number is None else reading.model_copy(update={"volume": number})
 
 

@@ -23,6 +23,8 @@ from brainsegfounder.evaluation.metrics import (
     summarise,
     write_metrics,
 )
+from brainsegfounder.files import sha256
+from brainsegfounder.inference.model_config import WEIGHTS_NAME
 from brainsegfounder.inference.predictor import Predictor
 from brainsegfounder.models.swin_unetr import SwinUNETR
 from brainsegfounder.settings import FinetuneSettings, Recipe
@@ -190,5 +192,6 @@ def _test(stage: Stage) -> list[RegionScore]:
         return scores
     facts = {"recipe": stage.recipe.name, "split_sha256": stage.split.sha256}
     write_metrics(stage.run.folder / "test", scores, RULES, facts)
+    stage.run.record_opening(sha256(stage.run.model / WEIGHTS_NAME), len(cases))
     add_metrics(stage.run.model, {name: asdict(row) for name, row in summarise(scores).items()})
     return scores

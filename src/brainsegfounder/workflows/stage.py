@@ -182,6 +182,7 @@ def _write_facts(
         "train_subjects": list(split.train),
         "validation_subjects": list(split.validation),
         "test_subjects": list(split.test),
+        "choices": {"best_model": "validation_subjects" if split.validation else "the last step"},
     }
     written = write_provenance(run, {**facts, **names})
     return {key: written[key] for key in (*facts, "started", "versions", "code")}
