@@ -26,8 +26,8 @@ from brainsegfounder.volumes.likeness import (
 )
 
 # On 300 real brains the best of two different ones reached 0.73 after registration, apart from a
-# pair of one sex and birthday at 0.81; copies with noise, a bias field, another grid, a crop, another
-# mask or a rotation stayed above 0.88.
+# pair of one sex and birthday at 0.81; copies with noise, a bias field, another grid, a crop,
+# another mask or a rotation stayed above 0.88.
 ALIKE, ONE_BRAIN = 0.75, 0.85
 # A pair is shifted onto each other if it is among the best of either scan in the rough view, and
 # registered if it then is the best of either, or good by itself. Of two different brains the best
