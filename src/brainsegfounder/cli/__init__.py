@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from brainsegfounder.cli.comparing import compare
 from brainsegfounder.cli.launching import launchable
 from brainsegfounder.cli.options import (
     Data,
@@ -250,6 +251,9 @@ def evaluate(
             f"over {row.num_cases} cases"
         )
     _end_with_refused(done.refused)
+
+
+app.command()(compare)
 
 
 @app.command("convert-weights")

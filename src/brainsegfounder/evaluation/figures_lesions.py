@@ -6,43 +6,13 @@ Both are drawn from counts that an evaluation has made; nothing is computed from
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 
 from brainsegfounder.evaluation.figures import INK, ON_WHITE, legend_above, new_plot, svg_uri
-
-
-@dataclass(frozen=True, slots=True)
-class SizeBin:
-    """Reference lesions of some sizes, and how many of them were found.
-
-    Attributes:
-        name: The sizes in words, such as `0.1 to 1 mL`.
-        num_lesions: How many there are.
-        num_found: How many of them a prediction found, by the convention's rule.
-    """
-
-    name: str
-    num_lesions: int
-    num_found: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProbabilityBin:
-    """Voxels with probabilities in one range.
-
-    Attributes:
-        mean_probability: Their mean probability.
-        share_positive: Share of them that is in the reference.
-        num_voxels: How many they are.
-    """
-
-    mean_probability: float
-    share_positive: float
-    num_voxels: int
+from brainsegfounder.evaluation.lesion_counts import ProbabilityBin, SizeBin
 
 
 def detection_by_size(methods: Mapping[str, Sequence[SizeBin]], title: str = "") -> str:

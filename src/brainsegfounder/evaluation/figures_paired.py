@@ -21,7 +21,7 @@ from brainsegfounder.evaluation.figures import FAINT, INK, ON_WHITE, new_plot, s
 from brainsegfounder.evaluation.metric_names import label_of
 from brainsegfounder.evaluation.pairing import Method
 from brainsegfounder.evaluation.statistics import student_interval
-from brainsegfounder.evaluation.verdicts import number, place_text, plural
+from brainsegfounder.evaluation.verdicts import number, place_text, plural, probability
 
 # With more lines than this between pairs they are a grey area.
 MAX_LINES = 80
@@ -225,7 +225,7 @@ def _numbers_at_right(axes: Axes, comparisons: Sequence[Comparison]) -> None:
     texts = []
     for one in comparisons:
         metric, ends = one.metric, one.result.interval
-        p = "p < 0.001" if one.p_holm < 0.001 else f"p = {one.p_holm:.3f}"
+        p = f"p {probability(one.p_holm)}"
         shown = number(one.result.mean, metric, signed=True)
         texts.append(f"{shown}  ({number(ends.low, metric)} to {number(ends.high, metric)})  {p}")
     right.set_yticks(range(len(comparisons)), texts)

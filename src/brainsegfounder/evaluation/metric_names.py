@@ -18,7 +18,7 @@ HIGHER = re.compile(
     r"|auc|(^|_)ap($|_)|(^|_)[psr]q($|_)|score$"
 )
 LOWER = re.compile(
-    r"hd\d*|hausdorff|distance|assd|error|difference|brier|ece|loss|num_false|false_positive"
+    r"hd\d*|hausdorff|distance|assd|error|difference|brier|ece|loss|num_false|num_missed|false_positive"
     r"|false_negative"
 )
 

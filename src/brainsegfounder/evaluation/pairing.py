@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainsegfounder.evaluation.metric_names import is_signed
-from brainsegfounder.evaluation.score_files import Row
+from brainsegfounder.evaluation.score_rows import Row
 from brainsegfounder.evaluation.sources import Cell
 
 REFERENCE_VOLUME = "reference_volume_ml"

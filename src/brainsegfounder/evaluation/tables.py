@@ -16,7 +16,12 @@ from brainsegfounder.evaluation.metric_names import label_of
 from brainsegfounder.evaluation.report import Cell, Table
 from brainsegfounder.evaluation.statistics import Interval
 from brainsegfounder.evaluation.subgroups import Subgroup
-from brainsegfounder.evaluation.verdicts import KINDS, number, place_text, short_verdict
+from brainsegfounder.evaluation.verdicts import KINDS,
+    number,
+    place_text,
+    probability,
+    short_verdict,
+
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -225,7 +230,7 @@ def _effect(mean: float, interval: Interval | None, metric: str) -> str:
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return probability(value).removeprefix("= ")
 
 
 def _place(one: Subgroup) -> str:

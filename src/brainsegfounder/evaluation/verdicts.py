@@ -22,7 +22,10 @@ def number(value: float, metric: str, *, signed: bool = False) -> str:
 
 def probability(p: float) -> str:
     """A probability with a sign of equality: `= 0.031`, `< 0.001`."""
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+    if p < 0.001:
+        return "< 0.001"
+    # On which side of one in twenty it lies must be seen.
+    return f"= {p:.5f}" if f"{p:.3f}" == "0.050" and p != 0.05 else f"= {p:.3f}"
 
 
 def interval_text(interval: Interval, metric: str) -> str:

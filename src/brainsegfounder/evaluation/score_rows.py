@@ -58,9 +58,10 @@ class ScoreFile:
     Attributes:
         path: Where it is.
         rows: What it holds.
-        convention: By which the metrics were computed, or None where the file does not say.
+        convention: By which the metrics were computed, with its version, or None where the file
+            does not say.
         split_sha256: Fingerprint of the split, or None.
-        extra: Other entries of a JSON file, such as `detection` and `calibration`.
+        extra: Other entries of a JSON file, such as `reliability`.
     """
 
     path: Path
@@ -97,7 +98,7 @@ def read_scores(path: Path, tags: Mapping[str, str] | None = None) -> ScoreFile:
     return ScoreFile(
         path=path,
         rows=rows,
-        convention=_text(content.get("convention")),
+        convention=_convention(content),
         split_sha256=_text(content.get("split_sha256")),
         extra={k: v for k, v in content.items() if k not in ("cases", "aggregate", "rules")},
     )
@@ -137,6 +138,17 @@ def _row(record: Mapping[str, Any], tags: Mapping[str, str], file: str) -> Row:
                 values[name] = number
     subject = _text(record.get("subject")) or subject_of(case)
     return Row(case, region, subject, own["fold"], own["seed"], own["labels"], values, file)
+
+
+def _convention(content: Mapping[str, Any]) -> str | None:
+    """By what the scores were made: name, version, and whose parameters."""
+    name, parameters = _text(content.get("convention")), content.get("parameters")
+    if name is None:
+        return None
+    kind = parameters.get("tumour_type") if isinstance(parameters, dict) else None
+    provisional = " (provisional)" if content.get("provisional") else ""
+    version = content.get("version", 1)
+    return f"{name}{f', {kind}' if kind else ''}, version {version}{provisional}"
 
 
 def _number(cell: Any) -> float | None:
