@@ -197,8 +197,9 @@ def _draw_pairs(axes: Axes, place: int, one: Comparison) -> None:
 
 def _jitter(num: int) -> NDArray[np.float64]:
     """Sideways shifts that keep dots apart; the same for both sides, so lines stay parallel."""
-    golden = np.arange(num) * 0.618034 % 1.0
-    return (golden - 0.5) * (0.16 if num > 12 else 0.0)
+    golden = np.arange(num, dtype=np.float64) * 0.618034 % 1.0
+    shifts: NDArray[np.float64] = (golden - 0.5) * (0.16 if num > 12 else 0.0)
+    return shifts
 
 
 def _draw_interval(axes: Axes, row: int, one: Comparison, colour: str) -> None:

@@ -118,7 +118,7 @@ def compare_pairs(
     Raises:
         ValueError: Fewer than two, or not finite.
     """
-    values = np.round(np.asarray(differences, dtype=np.float64), DECIMALS)
+    values = _rounded(differences)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(f"expected two or more finite numbers, found {values!r}")
     student, bca = student_interval(values, level), bca_interval(values, rng, level)
@@ -187,10 +187,11 @@ def sign_flip_test(
     Returns:
         The probability, and whether every pattern was tried.
     """
-    if alternative == "two-sided":
-        observed, measure = abs(values.sum()), np.abs
-    else:
-        observed, measure = values.sum(), np.positive
+
+    def measure(sums: Values) -> Values:
+        return np.abs(sums) if alternative == "two-sided" else sums
+
+    observed = float(measure(values.sum(keepdims=True))[0])
     # Sums that are equal on paper may differ in the last bit.
     threshold = observed - 1e-9 * max(float(np.abs(values).sum()), 1e-300)
     if len(values) <= MAX_EXACT:
@@ -242,9 +243,14 @@ def non_inferiority(
         interval: Of the mean of `gains`.
         rng: Draws signs.
     """
-    p, _ = sign_flip_test(np.round(gains, DECIMALS) + margin, rng, "greater")
+    p, _ = sign_flip_test(_rounded(gains) + margin, rng, "greater")
     shown = interval.low > -margin and p <= (1 - interval.level) / 2 + 1e-12
     return NonInferiority(margin, interval.low, p, shown)
+
+
+def _rounded(values: Values) -> Values:
+    rounded: Values = np.round(np.asarray(values, dtype=np.float64), DECIMALS)
+    return rounded
 
 
 def _smallest_p(values: Values, exact: bool) -> float:

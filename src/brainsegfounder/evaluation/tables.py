@@ -16,12 +16,13 @@ from brainsegfounder.evaluation.metric_names import label_of
 from brainsegfounder.evaluation.report import Cell, Table
 from brainsegfounder.evaluation.statistics import Interval
 from brainsegfounder.evaluation.subgroups import Subgroup
-from brainsegfounder.evaluation.verdicts import KINDS,
+from brainsegfounder.evaluation.verdicts import (
+    KINDS,
     number,
     place_text,
     probability,
     short_verdict,
-
+)
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -77,16 +78,17 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     level = 100 * comparisons[0].result.interval.level
     margins = any(one.non_inferiority for one in comparisons)
     columns = [
-        "metric", "region", "method", "baseline", "n", "method mean", "baseline mean",
-        f"difference ({level:g} % interval)", "interval by", "p", "p (Holm)", "p (Wilcoxon)",
-        "dz", "rank-biserial", "better / equal / worse", "difference shown",
+        "metric", "region", "method", "n", "method mean", "baseline mean",
+        f"difference ({level:g} % interval)", "difference shown", "p (Holm)", "p", "p (Wilcoxon)",
+        "dz", "rank-biserial", "better / equal / worse", "interval by",
     ]  # fmt: skip
     if margins:
         columns.append("not inferior by margin")
     rows = [_text_row(one, margins=margins) for one in comparisons]
     return Table(
-        "Paired differences, method minus baseline. p: sign-flip permutation test of the mean; "
-        "Holm: corrected over all comparisons of the metric; dz: Cohen's d of paired differences.",
+        f"Paired differences, method minus baseline ({comparisons[0].baseline}). p: sign-flip "
+        "permutation test of the mean; Holm: corrected over all comparisons of the metric; dz: "
+        "Cohen's d of paired differences.",
         columns,
         rows,
     )
@@ -166,8 +168,8 @@ def sources_table(comparisons: Sequence[Comparison]) -> Table | None:
             spread = [None if sd is None else number(sd, one.metric) for sd in parts]
             effect = _effect(found.mean, found.interval, one.metric)
             rows.append(
-                [label_of(one.metric), place_text(one), one.method, found.num_folds,
-                 found.num_seeds, found.num_subjects, *spread, effect]
+                [label_of(one.metric), place_text(one), one.method, effect, found.num_folds,
+                 found.num_seeds, found.num_subjects, *spread]
             )  # fmt: skip
     if not rows:
         return None
@@ -175,8 +177,8 @@ def sources_table(comparisons: Sequence[Comparison]) -> Table | None:
         "Standard deviation of a difference by its source, and the interval of the mean when "
         "trainings are draws, too. Folds share most training subjects, so that even this interval "
         "is rather too narrow.",
-        ["metric", "region", "method", "folds", "trainings a fold", "subjects", "SD folds",
-         "SD trainings", "SD subjects", "SD rest", "difference (interval)"],
+        ["metric", "region", "method", "difference (interval)", "folds", "trainings a fold",
+         "subjects", "SD folds", "SD trainings", "SD subjects", "SD rest"],
         rows,
     )  # fmt: skip
 
@@ -186,13 +188,13 @@ def _text_row(one: Comparison, *, margins: bool) -> list[Cell]:
     higher, lower = result.num_higher, result.num_lower
     better, worse = (lower, higher) if one.direction == "lower" else (higher, lower)
     row: list[Cell] = [
-        label_of(metric), place_text(one), one.method, one.baseline, result.num,
+        label_of(metric), place_text(one), one.method, result.num,
         number(one.method_mean, metric), number(one.baseline_mean, metric),
-        _effect(result.mean, result.interval, metric), KINDS[result.interval.kind],
-        _p(result.p_permutation), _p(one.p_holm), _p(result.p_wilcoxon),
+        _effect(result.mean, result.interval, metric), short_verdict(one),
+        _p(one.p_holm), _p(result.p_permutation), _p(result.p_wilcoxon),
         None if result.cohen_dz is None else f"{result.cohen_dz:+.2f}".replace("-", "−"),
         f"{result.rank_biserial:+.2f}".replace("-", "−"),
-        f"{better} / {result.num_equal} / {worse}", short_verdict(one),
+        f"{better} / {result.num_equal} / {worse}", KINDS[result.interval.kind],
     ]  # fmt: skip
     if margins:
         safe = one.non_inferiority

@@ -82,6 +82,13 @@ def verdict(one: Comparison) -> str:
     )
 
 
+def effect_text(one: Comparison) -> str:
+    """The difference with its interval, short: `+0.0034 (−0.0008 to 0.0076)`."""
+    mean, ends = one.result.mean, one.result.interval
+    low, high = number(ends.low, one.metric), number(ends.high, one.metric)
+    return f"{number(mean, one.metric, signed=True)} ({low} to {high})"
+
+
 def plural(unit: str) -> str:
     """Several of a unit."""
     return f"{unit}s"
@@ -103,7 +110,8 @@ def summary(comparisons: Sequence[Comparison], metric: str) -> str:
         does = "does not show" if len(family) == 1 else "shows"
         return f"{many} of {label_of(metric)} {does} a difference."
     named = "; ".join(f"{one.method} {_word(one)} in {place_text(one)}" for one in found)
-    return f"{len(found)} of {len(family)} comparisons of {label_of(metric)} show one: {named}."
+    share = f"{len(found)} of {len(family)}"
+    return f"{share} comparisons of {label_of(metric)} show a difference: {named}."
 
 
 def sources_text(sources: Sources, metric: str, unit: str) -> str:

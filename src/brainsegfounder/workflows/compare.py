@@ -217,10 +217,10 @@ def _warnings(compared: Compared) -> list[str]:
         )
     for method, cases in compared.unmatched.items():
         if cases:
-            names = list(dict.fromkeys(one.case for one in cases))
+            left = list(dict.fromkeys(one.case for one in cases))
             found.append(
-                f"{len(names)} cases of {method} or the baseline were left out of some comparison "
-                f"({', '.join(names[:3])}{', …' if len(names) > 3 else ''}): see Left out."
+                f"{len(left)} cases of {method} or the baseline were left out of some comparison "
+                f"({', '.join(left[:3])}{', …' if len(left) > 3 else ''}): see Left out."
             )
     found += [
         f"{one.method}, {one.metric} of {one.region}: not compared: {one.reason}."

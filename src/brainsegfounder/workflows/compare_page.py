@@ -28,7 +28,14 @@ from brainsegfounder.evaluation.report import (
 from brainsegfounder.evaluation.score_rows import ScoreFile
 from brainsegfounder.evaluation.subgroups import Subgroup
 from brainsegfounder.evaluation.tables import comparison_table, sources_table, subgroup_table
-from brainsegfounder.evaluation.verdicts import number, plural, sentence, short_verdict, summary
+from brainsegfounder.evaluation.verdicts import (
+    effect_text,
+    plural,
+    sentence,
+    short_verdict,
+    subject_text,
+    summary,
+)
 from brainsegfounder.workflows.compare_inputs import Gathered
 from brainsegfounder.workflows.compare_worst import worst_chapter
 
@@ -66,6 +73,7 @@ class Drawn:
     name: str
     chapter: str
     picture: Picture
+    wide: bool = False
 
 
 def draw_all(methods: Sequence[Method], compared: Compared, gathered: Gathered) -> list[Drawn]:
@@ -113,7 +121,7 @@ def comparison_page(
     return Report(
         title=f"{' and '.join(others)} against {baseline}",
         subtitle=f"Paired comparison of {many} {plural(options.unit)} by {metrics}.",
-        highlights=[_highlight(one) for one in compared.comparisons[:6]],
+        highlights=[_highlight(one) for one in comparisons[:4]],
         warnings=warnings,
         chapters=[chapter for chapter in chapters if chapter is not None],
         run={
@@ -136,6 +144,7 @@ def _draw_metric(metric: str, family: Sequence[Comparison]) -> list[Drawn]:
                 f"Mean difference of {label} with its interval. Filled: the difference is shown.",
                 f"{summary(family, metric)}",
             ),
+            wide=True,
         )
     ]
     for method in dict.fromkeys(one.method for one in family):
@@ -176,7 +185,7 @@ def _draw_volumes(methods: Sequence[Method], region: str) -> list[Drawn]:
         "agreement (mean ± 1.96 SD). A case's trainings are averaged."
     )
     shown = Picture(picture, caption, f"Error of volumes of {region} against their size.")
-    return [Drawn(f"volumes {region}", "volumes", shown)]
+    return [Drawn(f"volumes {region}", "volumes", shown, wide=len(methods) > 1)]
 
 
 def _draw_lesions(region: str, gathered: Gathered) -> list[Drawn]:
@@ -185,7 +194,10 @@ def _draw_lesions(region: str, gathered: Gathered) -> list[Drawn]:
     found = {name: bins for name, bins in found.items() if bins}
     if found:
         picture = detection_by_size(found, f"Detection of lesions, {region}")
-        caption = "Share of reference lesions found, by size; whiskers: Wilson's 95 % interval."
+        caption = (
+            "Share of reference lesions found, over all cases and trainings; whiskers: Wilson's "
+            "95 % interval, as if lesions were independent."
+        )
         shown = Picture(picture, caption, f"Bars of lesions found in {region} by their size.")
         drawn.append(Drawn(f"detection {region}", "lesions", shown))
     curves = {name: calibration_of(files, region) for name, files in gathered.files.items()}
@@ -200,11 +212,17 @@ def _draw_lesions(region: str, gathered: Gathered) -> list[Drawn]:
 
 def _conclusions(comparisons: Sequence[Comparison]) -> Chapter:
     metrics = dict.fromkeys(one.metric for one in comparisons)
-    groups = []
-    for metric in metrics:
-        family = [one for one in comparisons if one.metric == metric]
-        items = [((f"{one.method}, {one.region}",), sentence(one)) for one in family]
-        groups.append(Group("metric", label_of(metric), 0, "", items, f"{len(family)} comparisons"))
+    groups = [
+        Group(
+            short_verdict(one),
+            f"{subject_text(one)}, {one.method}",
+            0,
+            sentence(one),
+            (),
+            effect_text(one),
+        )
+        for one in comparisons
+    ]
     texts = [summary(comparisons, metric) for metric in metrics]
     return Chapter("conclusions", "What the data show, and what not", texts, groups=groups)
 
@@ -212,11 +230,12 @@ def _conclusions(comparisons: Sequence[Comparison]) -> Chapter:
 def _chapter(
     name: str, title: str, drawn: Sequence[Drawn], tables: Sequence[Table | None] = ()
 ) -> Chapter | None:
-    pictures = [one.picture for one in drawn if one.chapter == name]
+    wide = [one.picture for one in drawn if one.chapter == name and one.wide]
+    pictures = [one.picture for one in drawn if one.chapter == name and not one.wide]
     there = [table for table in tables if table is not None]
-    if not pictures and not there:
+    if not (wide or pictures or there):
         return None
-    return Chapter(name, title, pictures=pictures, tables=there)
+    return Chapter(name, title, wide=wide, pictures=pictures, tables=there)
 
 
 def _left_out(compared: Compared) -> Chapter | None:
@@ -239,8 +258,6 @@ def _told(files: Sequence[ScoreFile]) -> str:
 
 
 def _highlight(one: Comparison) -> Highlight:
-    interval = one.result.interval
-    value = number(one.result.mean, one.metric, signed=True)
-    low, high = number(interval.low, one.metric), number(interval.high, one.metric)
-    detail = f"{low} to {high}; {short_verdict(one)}"
-    return Highlight(f"{label_of(one.metric)} {one.region}, {one.method}", value, detail)
+    value, _, interval = effect_text(one).partition(" ")
+    detail = f"{interval.strip('()')}; {short_verdict(one)}"
+    return Highlight(f"{subject_text(one)}, {one.method}", value, detail)
