@@ -170,6 +170,7 @@ def pair_up(
     sides = _with_folds(sides)
     tables = [_by_place(rows, metric) for rows in sides]
     volumes = _volumes([*sides[0], *sides[1]])
+    subjects = {row.case: row.subject for row in sides[0]}
     pairs, unmatched = [], []
     for key in sorted(tables[0].keys() | tables[1].keys(), key=str):
         case, fold, seed = key
@@ -182,7 +183,7 @@ def pair_up(
             unmatched.append(Unmatched(case, region, f"{reason}{f' ({told})' if told else ''}"))
             continue
         one, other = values
-        subject = next(row.subject for row in sides[0] if row.case == case)
+        subject = subjects[case]
         pairs.append(
             Pair(case, subject, fold, seed, one or 0.0, other or 0.0, volumes.get(case, math.nan))
         )

@@ -21,7 +21,7 @@ from brainsegfounder.errors import DataError, Problem
 
 # What a row belongs to, rather than what it scored.
 TAGS = ("fold", "seed", "labels")
-NAMES = ("case", "region", "subject", *TAGS)
+NAMES = ("case", "region", "subject", "empty", *TAGS)
 SUBJECT = re.compile(r"(sub-[A-Za-z0-9]+)(?=_|$)")
 WORDS_FOR_NOTHING = {"", "nan", "n/a", "na", "none", "null"}
 

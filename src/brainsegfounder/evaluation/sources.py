@@ -18,9 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from brainsegfounder.evaluation.statistics import Interval, student_interval
+from brainsegfounder.evaluation.statistics import Interval, around
 
 Grid = NDArray[np.float64]
 
@@ -68,8 +67,10 @@ def variance_sources(cells: Iterable[Cell], level: float = 0.95) -> Sources | No
     """Part the variance of differences by fold, seed and subject.
 
     With two or more folds the interval is that of the folds' means: each is a training on other
-    subjects, tested on others. With one fold and several seeds it is that of the mean of a
-    two-way table with both sides random (Satterthwaite's degrees of freedom).
+    subjects, tested on others. Where these differ less than seeds and subjects alone would make
+    them, that is chance, and the spread that seeds and subjects make is taken. With one fold and
+    several seeds it is that of the mean of a two-way table with both sides random
+    (Satterthwaite's degrees of freedom).
 
     Args:
         cells: One difference for each training and subject.
@@ -93,7 +94,8 @@ def variance_sources(cells: Iterable[Cell], level: float = 0.95) -> Sources | No
     if num_folds > 1:
         within = training / num_seeds + (subject + rest / num_seeds) / size
         fold = max(0.0, float(means.var(ddof=1)) - within)
-        interval, degrees = student_interval(means, level), num_folds - 1.0
+        degrees = num_folds - 1.0
+        interval = around(float(means.mean()), ((fold + within) / num_folds) ** 0.5, degrees, level)
     else:
         interval, degrees = _two_way_interval(grids[0], seeds_ms, subjects_ms, rest_ms, level)
     several = num_seeds > 1
@@ -158,11 +160,6 @@ def _two_way_interval(
     num_seeds, num_subjects = grid.shape
     squares = np.array([seeds_ms, subjects_ms, rest_ms])
     free = np.array([num_seeds - 1, num_subjects - 1, (num_seeds - 1) * (num_subjects - 1)])
-    mean = float(grid.mean())
     total = max(seeds_ms + subjects_ms - rest_ms, seeds_ms, subjects_ms)
-    if total == 0:
-        return Interval(mean, mean, level, "constant"), float(num_seeds - 1)
-    degrees = float(total**2 / (squares**2 / free).sum())
-    error = (total / grid.size) ** 0.5
-    half = float(stats.t.ppf(0.5 + level / 2, degrees)) * error
-    return Interval(mean - half, mean + half, level, "student_t"), degrees
+    degrees = float(total**2 / (squares**2 / free).sum()) if total else float(num_seeds - 1)
+    return around(float(grid.mean()), (total / grid.size) ** 0.5, degrees, level), degrees

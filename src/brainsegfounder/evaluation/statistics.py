@@ -166,11 +166,15 @@ def bca_interval(values: Values, rng: np.random.Generator, level: float = 0.95) 
 
 def student_interval(values: Values, level: float = 0.95) -> Interval:
     """The mean and Student's t with n-1 degrees of freedom."""
-    mean = float(np.mean(values))
-    if np.ptp(values) == 0:
+    error = 0.0 if np.ptp(values) == 0 else float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return around(float(np.mean(values)), error, len(values) - 1, level)
+
+
+def around(mean: float, error: float, degrees: float, level: float) -> Interval:
+    """A mean, and Student's t times its standard error to both sides."""
+    if error == 0:
         return Interval(mean, mean, level, "constant")
-    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * error
+    half = float(stats.t.ppf(0.5 + level / 2, degrees)) * error
     return Interval(mean - half, mean + half, level, "student_t")
 
 
@@ -249,8 +253,7 @@ def non_inferiority(
 
 
 def _rounded(values: Values) -> Values:
-    rounded: Values = np.round(np.asarray(values, dtype=np.float64), DECIMALS)
-    return rounded
+    return np.round(np.asarray(values, dtype=np.float64), DECIMALS).astype(np.float64)
 
 
 def _smallest_p(values: Values, exact: bool) -> float:

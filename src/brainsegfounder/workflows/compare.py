@@ -45,6 +45,8 @@ from brainsegfounder.workflows.compare_inputs import Gathered, gather, named
 from brainsegfounder.workflows.compare_page import Drawn, comparison_page, draw_all
 
 FORMAT_VERSION = 1
+# What a case is of, unless --unit says otherwise.
+SUBJECT = "subject"
 # Compared where no metric is named and every method has them; the first one counts most.
 USUAL = ("dice", "hd95_mm", "lesion_f1")
 
@@ -72,7 +74,7 @@ class CompareOptions:
     level: float = 0.95
     participants: Path | None = None
     by_labels: bool = False
-    unit: str = "subject"
+    unit: str = SUBJECT
     seed: int = 0
     scans: Path | None = None
     references: Path | None = None
@@ -201,7 +203,8 @@ def _warnings(compared: Compared) -> list[str]:
     """What limits the conclusions."""
     found = []
     comparisons = compared.comparisons
-    if all(one.sources is None for one in comparisons):
+    of_subjects = comparisons[0].unit == SUBJECT
+    if of_subjects and all(one.sources is None for one in comparisons):
         found.append(
             "No file says that a method was trained more than once. The intervals are for these "
             "very models and other subjects; the same methods trained anew may differ otherwise."

@@ -152,7 +152,7 @@ def _draw_metric(metric: str, family: Sequence[Comparison]) -> list[Drawn]:
         parts = [members[n : n + MOST_BOXES] for n in range(0, len(members), MOST_BOXES)]
         for place, part in enumerate(parts):
             name = f"pairs {metric} {method}" + (f" {place + 1}" if len(parts) > 1 else "")
-            drawn.append(Drawn(name, "pairs", _boxes(part)))
+            drawn.append(Drawn(name, "pairs", _boxes(part), wide=len(part) > 3))
     if any(one.labels is not None for one in family):
         for region in dict.fromkeys(one.region for one in family):
             members = [one for one in family if one.region == region]
@@ -185,7 +185,7 @@ def _draw_volumes(methods: Sequence[Method], region: str) -> list[Drawn]:
         "agreement (mean ± 1.96 SD). A case's trainings are averaged."
     )
     shown = Picture(picture, caption, f"Error of volumes of {region} against their size.")
-    return [Drawn(f"volumes {region}", "volumes", shown, wide=len(methods) > 1)]
+    return [Drawn(f"volumes {region}", "volumes", shown, wide=len(methods) > 2)]
 
 
 def _draw_lesions(region: str, gathered: Gathered) -> list[Drawn]:
