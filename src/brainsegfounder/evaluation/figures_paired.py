@@ -25,6 +25,8 @@ from brainsegfounder.evaluation.verdicts import number, place_text, plural, prob
 
 # With more lines than this between pairs they are a grey area.
 MAX_LINES = 80
+# With more dots than this they are pixels, not outlines; a page of 1,000 cases stays small.
+MAX_DOTS, DOTS_PER_INCH = 300, 200
 VOLUME, REFERENCE = "volume_ml", "reference_volume_ml"
 
 
@@ -37,6 +39,7 @@ def paired_boxes(comparisons: Sequence[Comparison], title: str = "") -> str:
     """
     first = comparisons[0]
     figure, axes = new_plot(max(4.6, 1.2 + 1.9 * len(comparisons)), 4.2, title)
+    figure.set_dpi(DOTS_PER_INCH)
     for place, one in enumerate(comparisons):
         _draw_pairs(axes, place, one)
     names = [f"{place_text(one)}\nn = {one.result.num}" for one in comparisons]
@@ -107,7 +110,10 @@ def bland_altman(methods: Sequence[Method], region: str, title: str = "") -> str
     if not found:
         return None
     figure = Figure(
-        figsize=(max(4.6, 3.7 * len(found)), 3.9), layout="constrained", facecolor="white"
+        figsize=(max(4.6, 3.7 * len(found)), 3.9),
+        dpi=DOTS_PER_INCH,
+        layout="constrained",
+        facecolor="white",
     )
     if title:
         figure.suptitle(title, fontsize=11, color=INK, parse_math=False)
@@ -190,8 +196,9 @@ def _draw_pairs(axes: Axes, place: int, one: Comparison) -> None:
     size, alpha = (4.5, 0.85) if len(units) <= MAX_LINES else (2.5, 0.35)
     for centre, values, colour in zip(centres, sides, ON_WHITE, strict=False):
         axes.plot(
-            centre + shift, values, ls="", marker="o", ms=size, mfc=colour, mec="none", alpha=alpha
-        )
+            centre + shift, values, ls="", marker="o", ms=size, mfc=colour, mec="none",
+            alpha=alpha, rasterized=len(units) > MAX_DOTS,
+        )  # fmt: skip
         axes.plot(centre, values.mean(), marker="D", ms=4.5, color=INK, zorder=4)
 
 
@@ -285,7 +292,10 @@ def _draw_agreement(
 ) -> None:
     bias, spread = float(error.mean()), 1.96 * float(error.std(ddof=1))
     alpha = 0.6 if len(mean) < 200 else 0.3
-    axes.plot(mean, error, ls="", marker="o", ms=4, mfc=colour, mec="none", alpha=alpha)
+    axes.plot(
+        mean, error, ls="", marker="o", ms=4, mfc=colour, mec="none", alpha=alpha,
+        rasterized=len(mean) > MAX_DOTS,
+    )  # fmt: skip
     axes.axhline(0.0, color=INK, lw=0.8)
     axes.axhline(bias, color=colour, lw=1.8)
     for limit in (bias - spread, bias + spread):

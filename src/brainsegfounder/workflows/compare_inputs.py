@@ -74,7 +74,8 @@ def gather(words: Sequence[str], *, by_labels: bool = False) -> Gathered:
     for name, of_method in files.items():
         _check_once(name, of_method)
     methods = [Method(name, [row for f in of for row in f.rows]) for name, of in files.items()]
-    return Gathered(methods, files, _convention(files), _split_warnings(files))
+    warnings = [*_split_warnings(files), *_label_warnings(methods)]
+    return Gathered(methods, files, _convention(files), warnings)
 
 
 def parse_source(word: str) -> Source:
@@ -201,6 +202,15 @@ def _split_warnings(files: Mapping[str, Sequence[ScoreFile]]) -> list[str]:
         for name in known[1:]
         if splits[name] != splits[known[0]]
     ]
+
+
+def _label_warnings(methods: Sequence[Method]) -> list[str]:
+    """Where each method was trained on one number of labels, but not all on the same."""
+    levels = {method.name: {row.labels for row in method.rows} for method in methods}
+    if any(len(of) > 1 for of in levels.values()) or len(set.union(*levels.values())) == 1:
+        return []
+    told = ", ".join(f"{name} {next(iter(of)) or 'not stated'}" for name, of in levels.items())
+    return [f"The methods were trained on different numbers of labels ({told})."]
 
 
 def named(methods: Sequence[Method], baseline: str | None) -> list[Method]:
