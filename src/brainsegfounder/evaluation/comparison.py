@@ -222,7 +222,7 @@ def _nothing_to_compare(methods: Sequence[Method], untested: Sequence[Untested])
             file=" against ".join(reversed([method.name for method in methods])),
             found=f"{reasons[0] if reasons else 'no number of labels in common'} ({examples})",
             expected="at least two that both scored, with the same names of case and region",
-            advice="Evaluate the same cases with both methods; about five more give a test a "
-            "chance, twenty an interval by the bootstrap.",
+            advice="Evaluate the same cases with both methods; six give a test a "
+            "chance, thirty an interval by the bootstrap.",
         )
     )

@@ -24,7 +24,7 @@ NUM_FLIPS = 19_999
 # Up to this many pairs every pattern of signs is tried (2^16 = 65,536).
 MAX_EXACT = 16
 # Below this the BCa interval covers too seldom; `benchmarks/interval_coverage.py` shows it.
-LEAST_FOR_BOOTSTRAP = 20
+LEAST_FOR_BOOTSTRAP = 30
 # Differences of decimal numbers that are equal on paper differ by less than this.
 DECIMALS = 12
 

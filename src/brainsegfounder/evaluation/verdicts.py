@@ -105,13 +105,18 @@ def summary(comparisons: Sequence[Comparison], metric: str) -> str:
     """How many of the comparisons of a metric show a difference."""
     family = [one for one in comparisons if one.metric == metric]
     found = [one for one in family if one.shown]
+    name = label_of(metric)
+    if len(family) == 1:
+        if not found:
+            return f"The one comparison of {name} does not show a difference."
+        place = f"{family[0].method} {_word(family[0])} in {place_text(family[0])}"
+        return f"The one comparison of {name} shows a difference: {place}."
     if not found:
-        many = "The one comparison" if len(family) == 1 else f"None of {len(family)} comparisons"
-        does = "does not show" if len(family) == 1 else "shows"
-        return f"{many} of {label_of(metric)} {does} a difference."
+        return f"None of {len(family)} comparisons of {name} shows a difference."
     named = "; ".join(f"{one.method} {_word(one)} in {place_text(one)}" for one in found)
+    verb = "shows" if len(found) == 1 else "show"
     share = f"{len(found)} of {len(family)}"
-    return f"{share} comparisons of {label_of(metric)} show a difference: {named}."
+    return f"{share} comparisons of {name} {verb} a difference: {named}."
 
 
 def sources_text(sources: Sources, metric: str, unit: str) -> str:

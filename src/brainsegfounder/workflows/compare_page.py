@@ -48,7 +48,7 @@ RULES = {
     "difference": "Method minus baseline, one number for each subject: visits of a subject, and "
     "its scores after several trainings, are averaged first, so that what is resampled and "
     "exchanged is independent. Every subject counts the same.",
-    "interval": "Of the mean difference. BCa bootstrap (9,999 resamples of subjects) from 20 "
+    "interval": "Of the mean difference. BCa bootstrap (9,999 resamples of subjects) from 30 "
     "subjects on; Student's t below, where the bootstrap's interval is too narrow.",
     "p": "Sign-flip permutation test of the mean, two-sided: exact up to 16 subjects, else 19,999 "
     "random patterns. Wilcoxon's signed-rank test stands beside it; it asks about ranks.",

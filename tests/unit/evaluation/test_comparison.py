@@ -135,6 +135,12 @@ def test_a_difference_is_shown_by_interval_and_corrected_test_together():
     assert "The data show that better is better" in sentence(shown["better"])
     assert not shown["same"].shown
     assert shown["better"].num_family == 2
+    assert summary(found.comparisons, "dice") == (
+        "1 of 2 comparisons of Dice shows a difference: better better in all."
+    )
+    assert summary([shown["better"]], "dice") == (
+        "The one comparison of Dice shows a difference: better better in all."
+    )
     p = [shown[name].result.p_permutation for name in ("better", "same")]
     assert [shown[name].p_holm for name in ("better", "same")] == [2 * p[0], max(2 * p[0], p[1])]
 

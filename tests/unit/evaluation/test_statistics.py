@@ -86,7 +86,7 @@ def test_the_bca_interval_is_that_of_its_definition():
 
 
 def test_few_pairs_are_reported_by_student_and_many_by_the_bootstrap():
-    few, many = compare_pairs(drawn(19), rng()), compare_pairs(drawn(20), rng())
+    few, many = compare_pairs(drawn(29), rng()), compare_pairs(drawn(30), rng())
     assert few.interval == few.student_t
     assert few.bca.kind == "bca"
     assert many.interval == many.bca
@@ -96,10 +96,10 @@ def test_few_pairs_are_reported_by_student_and_many_by_the_bootstrap():
     ("num", "draw"),
     [
         (6, lambda r, n: r.normal(0.0, 1.0, n)),
-        (25, lambda r, n: r.normal(0.0, 1.0, n)),
+        (30, lambda r, n: r.normal(0.0, 1.0, n)),
         (40, lambda r, n: r.exponential(1.0, n) - 1.0),
     ],
-    ids=["6 normal, t", "25 normal, BCa", "40 skewed, BCa"],
+    ids=["6 normal, t", "30 normal, BCa", "40 skewed, BCa"],
 )
 def test_the_interval_covers_the_truth_about_as_often_as_it_says(num, draw, monkeypatch):
     monkeypatch.setattr(statistics, "NUM_RESAMPLES", 599)
