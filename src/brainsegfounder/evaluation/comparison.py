@@ -115,6 +115,11 @@ class Compared:
     untested: Sequence[Untested]
     unmatched: Mapping[str, Sequence[Unmatched]]
 
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that were compared."""
+        return list(dict.fromkeys(one.metric for one in self.comparisons))
+
 
 def compare_methods(
     methods: Sequence[Method], metrics: Sequence[str], settings: Settings | None = None

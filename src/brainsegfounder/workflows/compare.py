@@ -12,39 +12,26 @@ figures/*.svg       the pictures of the page
 
 from __future__ import annotations
 
-import base64
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from brainsegfounder.errors import UsageError
-from brainsegfounder.evaluation.comparison import Compared, Comparison, Settings, compare_methods
+from brainsegfounder.evaluation.comparison import Compared, Settings, compare_methods
 from brainsegfounder.evaluation.metric_names import direction_of
 from brainsegfounder.evaluation.pairing import Method
 from brainsegfounder.evaluation.participants import Participants, read_participants
-from brainsegfounder.evaluation.report import Cell, Table, write_report
+from brainsegfounder.evaluation.report import write_report
 from brainsegfounder.evaluation.score_rows import metrics_of
 from brainsegfounder.evaluation.subgroups import Subgroup, subgroups_of
-from brainsegfounder.evaluation.tables import (
-    comparison_numbers,
-    comparison_table,
-    difference_numbers,
-    subgroup_numbers,
-    subgroup_table,
-    to_csv,
-    to_latex,
-    to_markdown,
-)
 from brainsegfounder.evaluation.verdicts import sentence, summary
-from brainsegfounder.files import check_new_folder, sha256, write_bytes, write_text
-from brainsegfounder.workflows.compare_inputs import Gathered, gather, named
-from brainsegfounder.workflows.compare_page import Drawn, comparison_page, draw_all
+from brainsegfounder.files import check_new_folder
+from brainsegfounder.workflows.compare_files import comparison_record, write_files
+from brainsegfounder.workflows.compare_inputs import gather, named
+from brainsegfounder.workflows.compare_page import comparison_page, draw_all
 
-FORMAT_VERSION = 1
 # What a case is of, unless --unit says otherwise.
 SUBJECT = "subject"
 # Compared where no metric is named and every method has them; the first one counts most.
@@ -124,12 +111,12 @@ def run_compare(words: Sequence[str], out: Path, options: CompareOptions) -> Com
     compared = compare_methods(methods, metrics, settings)
     subgroups = _subgroups(compared, metrics[0], people, options.seed)
     warnings = [*gathered.warnings, *_warnings(compared)]
-    sentences = [summary(compared.comparisons, m) for m in metrics if _has(compared, m)]
+    sentences = [summary(compared.comparisons, metric) for metric in compared.metrics]
     sentences += [sentence(one) for one in compared.comparisons]
-    record = _record(gathered, methods, metrics, settings, compared, subgroups, warnings)
+    record = comparison_record(gathered, methods, metrics, settings, compared, subgroups, warnings)
     done = ComparisonDone(compared, subgroups, record, sentences, warnings)
     drawn = draw_all(methods, compared, gathered)
-    _write(out, done, drawn)
+    write_files(out, record, compared, subgroups, drawn)
     page = comparison_page(methods, compared, subgroups, drawn, gathered, options, warnings)
     write_report(out / "report.html", page)
     return done
@@ -188,10 +175,6 @@ def parse_margins(words: Sequence[str], metrics: Sequence[str]) -> dict[str, flo
     return margins
 
 
-def _has(compared: Compared, metric: str) -> bool:
-    return any(one.metric == metric for one in compared.comparisons)
-
-
 def _subgroups(
     compared: Compared, metric: str, people: Participants | None, seed: int
 ) -> list[Subgroup]:
@@ -231,78 +214,3 @@ def _warnings(compared: Compared) -> list[str]:
         if "one " in one.reason
     ]
     return found
-
-
-def _record(
-    gathered: Gathered,
-    methods: Sequence[Method],
-    metrics: Sequence[str],
-    settings: Settings,
-    compared: Compared,
-    subgroups: Sequence[Subgroup],
-    warnings: Sequence[str],
-) -> dict[str, Any]:
-    files = {
-        name: [{"path": str(f.path), "sha256": sha256(f.path)} for f in of]
-        for name, of in gathered.files.items()
-    }
-    return {
-        "version": FORMAT_VERSION,
-        "convention": gathered.convention,
-        "baseline": methods[0].name,
-        "methods": [method.name for method in methods],
-        "metrics": list(metrics),
-        "settings": asdict(settings),
-        "summary": {m: summary(compared.comparisons, m) for m in metrics if _has(compared, m)},
-        "warnings": list(warnings),
-        "comparisons": [_comparison_record(one) for one in compared.comparisons],
-        "untested": [asdict(one) for one in compared.untested],
-        "unmatched": {name: [asdict(one) for one in of] for name, of in compared.unmatched.items()},
-        "subgroups": [asdict(one) for one in subgroups],
-        "files": files,
-    }
-
-
-def _comparison_record(one: Comparison) -> dict[str, Any]:
-    names = ("method", "baseline", "metric", "region", "labels", "direction", "unit")
-    return {
-        **{name: getattr(one, name) for name in names},
-        "method_mean": one.method_mean,
-        "baseline_mean": one.baseline_mean,
-        **asdict(one.result),
-        "p_holm": one.p_holm,
-        "num_family": one.num_family,
-        "shown": one.shown,
-        "sources": None if one.sources is None else asdict(one.sources),
-        "non_inferiority": None if one.non_inferiority is None else asdict(one.non_inferiority),
-        "sentence": sentence(one),
-    }
-
-
-def _write(out: Path, done: ComparisonDone, drawn: Sequence[Drawn]) -> None:
-    """Everything but the page."""
-    comparisons = done.compared.comparisons
-    text = json.dumps(done.record, indent=1, ensure_ascii=False, allow_nan=False)
-    write_text(out / "comparison.json", text + "\n")
-    write_text(out / "comparisons.csv", to_csv(comparison_numbers(comparisons)))
-    write_text(out / "differences.csv", to_csv(difference_numbers(comparisons)))
-    _write_texts(out, "comparisons", comparison_table(comparisons))
-    if done.subgroups:
-        write_text(out / "subgroups.csv", to_csv(subgroup_numbers(done.subgroups)))
-        _write_texts(out, "subgroups", subgroup_table(done.subgroups))
-    rows: list[list[Cell]] = [
-        [name, one.case, one.region, one.reason]
-        for name, of in done.compared.unmatched.items()
-        for one in of
-    ]
-    table = Table("Left out", ["method", "case", "region", "reason"], rows)
-    write_text(out / "unmatched.csv", to_csv(table))
-    for one in drawn:
-        name = re.sub(r"[^a-z0-9]+", "-", one.name.lower()).strip("-")
-        content = base64.b64decode(one.picture.data_uri.partition(",")[2])
-        write_bytes(out / "figures" / f"{name}.svg", content)
-
-
-def _write_texts(out: Path, name: str, table: Table) -> None:
-    write_text(out / f"{name}.md", to_markdown(table))
-    write_text(out / f"{name}.tex", to_latex(table, name))
