@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from brainsegfounder.cli.auditing import audit
+from brainsegfounder.cli.comparing import compare
+from brainsegfounder.cli.endings import end_with_refused
 from brainsegfounder.cli.launching import launchable
 from brainsegfounder.cli.options import (
     Data,
@@ -102,7 +105,7 @@ def prepare(
             f"no more ({names}); their files are kept in {out / 'cases'}",
             err=True,
         )
-    _end_with_refused({case: str(problem) for case, problem in done.refused.items()})
+    end_with_refused({case: str(problem) for case, problem in done.refused.items()})
 
 
 @app.command()
@@ -226,7 +229,7 @@ def predict(
     typer.echo(
         f"{len(done.files)} cases segmented, {len(done.refused)} refused: {out / 'report.html'}"
     )
-    _end_with_refused(done.refused)
+    end_with_refused(done.refused)
 
 
 @app.command()
@@ -249,47 +252,11 @@ def evaluate(
             f"{region}: Dice {row.dice_mean:.3f}, HD95 {row.hd95_mm_mean:.1f} mm "
             f"over {row.num_cases} cases"
         )
-    _end_with_refused(done.refused)
+    end_with_refused(done.refused)
 
 
-@app.command()
-def audit(
-    parts: Annotated[
-        list[str],
-        typer.Argument(help="Folders of scans, stores, runs, models: NAME=PATH, or a path."),
-    ],
-    out: Out,
-    aliases: Annotated[
-        Path | None, typer.Option("--aliases", help="A table: one person's names in each row.")
-    ] = None,
-    layout: Layout = "auto",
-    overrides: Overrides = None,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", min=0, help="Processes; all cores without; 0: none.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Find leaks: people or scans that stand in several parts, or under several names."""
-    from brainsegfounder.recipes import load_reading
-    from brainsegfounder.workflows.audit import parse_part, run_audit
-
-    done = run_audit(
-        [parse_part(part) for part in parts],
-        out,
-        aliases=aliases,
-        layout=layout,
-        jobs=(os.cpu_count() or 1) if jobs is None else jobs,
-        reading=load_reading(overrides or []),
-    )
-    if as_json:
-        typer.echo(json.dumps(done.record(), indent=1))
-    else:
-        for line in done.lines():
-            typer.echo(line)
-        typer.echo(f"written: {out / 'report.html'}")
-    _end_with_refused({scan: str(problem) for scan, problem in done.refused.items()})
-    if not done.is_clean:
-        raise typer.Exit(3)
+app.command()(audit)
+app.command()(compare)
 
 
 @app.command("convert-weights")
@@ -425,11 +392,3 @@ def _is_main() -> bool:
     from brainsegfounder.distributed import world
 
     return world().is_main
-
-
-def _end_with_refused(refused: dict[str, str]) -> None:
-    """Exit code 3 where some case was refused, with a line for each."""
-    for case, reason in refused.items():
-        typer.echo(f"refused {case}: {reason}", err=True)
-    if refused:
-        raise typer.Exit(3)

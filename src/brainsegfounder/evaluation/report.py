@@ -142,6 +142,7 @@ class Chapter:
         paragraphs: What is to be read first.
         drawing: A diagram.
         groups: What was found, grouped.
+        wide: Figures over the whole width.
         pictures: Figures, beside each other where there is room.
         tables: Tables.
         cases: Cases in small pictures.
@@ -153,6 +154,7 @@ class Chapter:
     paragraphs: Sequence[str] = ()
     drawing: Drawing | None = None
     groups: Sequence[Group] = ()
+    wide: Sequence[Picture] = ()
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
     cases: Sequence[GalleryCase] = ()
