@@ -67,6 +67,15 @@ def prepare(
     participants: Annotated[
         Path | None, typer.Option("--participants", help="A participants.tsv, for the page.")
     ] = None,
+    pseudonyms: Annotated[
+        Path | None,
+        typer.Option(
+            "--pseudonyms",
+            metavar="FILE.csv",
+            help="Name subjects by pseudonyms; this private table, made or extended, says who is "
+            "who.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Bring scans to one grid and one intensity scale, into a store for training."""
@@ -86,6 +95,7 @@ def prepare(
         array_format="npy" if array_format == "npy" else "blosc2",
         participants=participants,
         reading=reading,
+        pseudonyms=pseudonyms,
     )
     if as_json:
         typer.echo(json.dumps(done.record(), indent=1))

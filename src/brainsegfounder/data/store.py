@@ -113,6 +113,7 @@ class StorePlan:
         reading: What is allowed of the files.
         labels: Values that may stand in a mask beside 0; None takes any, empty stores no mask.
         array_format: How arrays are written.
+        pseudonyms: Whether subjects, visits, sites and cases are named by pseudonyms.
     """
 
     contrasts: tuple[str, ...]
@@ -120,16 +121,18 @@ class StorePlan:
     reading: ReadingSettings = field(default_factory=ReadingSettings)
     labels: tuple[int, ...] | None = None
     array_format: ArrayFormat = "blosc2"
+    pseudonyms: bool = False
 
     def record(self) -> dict[str, Any]:
-        """The plan, ready for JSON."""
-        return {
+        """The plan, ready for JSON; what is as usual is left out where stores once had it not."""
+        record = {
             "array_format": self.array_format,
             "contrasts": list(self.contrasts),
             "labels": None if self.labels is None else list(self.labels),
             "preparation": self.preparation.model_dump(mode="json"),
             "reading": self.reading.model_dump(mode="json"),
         }
+        return record | ({"pseudonyms": True} if self.pseudonyms else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +251,7 @@ def read_plan(record: dict[str, Any], marker: Path) -> StorePlan:
         reading=ReadingSettings.model_validate(record["reading"]),
         labels=None if record["labels"] is None else tuple(record["labels"]),
         array_format=record["array_format"],
+        pseudonyms=record.get("pseudonyms", False),
     )
 
 

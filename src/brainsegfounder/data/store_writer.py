@@ -238,8 +238,10 @@ def store_head(plan: StorePlan) -> dict[str, Any]:
 def problem_record(problem: Problem) -> dict[str, str]:
     """A problem ready for JSON, its file without the folders of this machine."""
     parts = {name: getattr(problem, name) for name in Problem.__dataclass_fields__}
-    name = Path(problem.file).name
-    return {key: text.replace(problem.file, name) for key, text in parts.items()}
+    # Other files that it names lie in the same folder, or in one beside it.
+    for folder in [str(folder) for folder in Path(problem.file).parents if folder.name]:
+        parts = {key: text.replace(f"{folder}/", "") for key, text in parts.items()}
+    return parts
 
 
 def _arrays(

@@ -37,7 +37,7 @@ def grids_chapter(store: Store) -> Chapter:
     return Chapter("grids", "Shapes and spacings", tables=tables)
 
 
-def subjects_chapter(store: Store, participants: Path | None) -> Chapter | None:
+def subjects_chapter(store: Store, participants: Participants | Path | None) -> Chapter | None:
     """Demographics from a table of participants, and the sites and licences of the cases.
 
     Raises:
@@ -45,10 +45,13 @@ def subjects_chapter(store: Store, participants: Path | None) -> Chapter | None:
     """
     paragraphs, pictures, tables = [], [], []
     if participants is not None:
-        table = read_participants(participants)
+        if isinstance(participants, Path):
+            table, named = read_participants(participants), participants.name
+        else:
+            table, named = participants, "the table of participants"
         subjects = list(dict.fromkeys(case.subject for case in store.cases))
         counted = count_characteristics(table, subjects)
-        paragraphs = _about_participants(table, subjects, participants.name)
+        paragraphs = _about_participants(table, subjects, named)
         if any(one.levels for one in counted):
             figure = demographics_figure(counted)
             words = _in_words(counted)
