@@ -24,7 +24,7 @@ from brainsegfounder.data.source_hashes import (
     write_hashes,
 )
 from brainsegfounder.data.store import PREPARATION_VERSION, StoredCase, StorePlan, open_store
-from brainsegfounder.data.store_arrays import ArrayFormat
+from brainsegfounder.data.store_arrays import ArrayFormat, Dtype
 from brainsegfounder.data.store_writer import (
     begin_store,
     case_key,
@@ -107,6 +107,7 @@ class _Asked:
     recipe: Recipe | None
     reading: ReadingSettings
     array_format: ArrayFormat
+    dtype: Dtype
     jobs: int
 
 
@@ -118,6 +119,7 @@ def run_prepare(
     *,
     jobs: int = 0,
     array_format: ArrayFormat = "blosc2",
+    dtype: Dtype = "float16",
     participants: Path | None = None,
     reading: ReadingSettings | None = None,
     page: bool = True,
@@ -133,6 +135,7 @@ def run_prepare(
         layout: How the inputs are laid out.
         jobs: How many processes; 0 works in this one. The result is the same for any number.
         array_format: How arrays are written.
+        dtype: What intensities are stored as: float16, or int16 with a scale for each contrast.
         participants: A table of the subjects, for the page; without one, the one that lies beside
             the scans.
         reading: What is allowed of the files, instead of what the recipe says.
@@ -158,7 +161,7 @@ def run_prepare(
     reading = reading or (recipe.reading if recipe else AS_IT_IS)
     people = participants or find_participants(inputs)
     with given_inputs(inputs, layout, reading, people, pseudonyms) as given:
-        asked = _Asked(out, recipe, reading, array_format, jobs)
+        asked = _Asked(out, recipe, reading, array_format, dtype, jobs)
         result, changed = _prepare_given(given, before, asked)
     result = replace(result, seconds=time.monotonic() - began_s)
     if page and (changed or not (out / PAGE).is_file()):
@@ -171,7 +174,8 @@ def _prepare_given(given: Given, before: StorePlan | None, asked: _Asked) -> tup
     out, recipe, found = asked.out, asked.recipe, given.found
     excluded = _excluded_subjects(recipe, given.subjects)
     cases = [case for case in found.cases if case.subject not in excluded]
-    plan = _plan(cases, recipe, asked.reading, asked.array_format, given.has_pseudonyms)
+    plan = _plan(cases, recipe, asked.reading, asked.array_format)
+    plan = replace(plan, dtype=asked.dtype, pseudonyms=given.has_pseudonyms)
     if before is not None:
         _check_same_plan(out, before, plan)
     check_same_table(out, given, listed(out))
@@ -235,23 +239,16 @@ def _plan(
     recipe: Recipe | None,
     reading: ReadingSettings,
     array_format: ArrayFormat,
-    pseudonyms: bool = False,
 ) -> StorePlan:
     if recipe is None:
-        return StorePlan(
-            contrasts=shared_contrasts(cases),
-            preparation=PreparationSettings(),
-            reading=reading,
-            array_format=array_format,
-            pseudonyms=pseudonyms,
-        )
+        contrasts, settings = shared_contrasts(cases), PreparationSettings()
+        return StorePlan(contrasts, settings, reading=reading, array_format=array_format)
     return StorePlan(
         contrasts=recipe.data.contrasts,
         preparation=recipe.preparation,
         reading=reading,
         labels=tuple(sorted(recipe.data.labels.values())),
         array_format=array_format,
-        pseudonyms=pseudonyms,
     )
 
 
@@ -268,7 +265,7 @@ def _check_same_plan(out: Path, before: StorePlan, plan: StorePlan) -> None:
 def _flat(plan: StorePlan) -> dict[str, Any]:
     record = plan.record()
     sections = {f"{s}.{k}": v for s in ("preparation", "reading") for k, v in record.pop(s).items()}
-    return record | sections
+    return record | sections | {"dtype": plan.dtype}
 
 
 def _has_only_begun(out: Path) -> bool:
