@@ -51,7 +51,9 @@ class ScaledArray:
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
         voxels = np.asarray(self.stored[key])
-        scales = np.asarray(self.scales, dtype=np.float32)[key[0] if isinstance(key, tuple) else key]
+        scales = np.asarray(self.scales, dtype=np.float32)[
+            key[0] if isinstance(key, tuple) else key
+        ]
         if scales.ndim:
             scales = scales.reshape(-1, *[1] * (voxels.ndim - 1))
         return np.asarray(voxels * scales, dtype=np.float32)

@@ -63,7 +63,9 @@ def test_the_error_is_at_most_the_range_over_65534():
     ],
 )
 def test_any_part_reads_as_it_does_of_the_whole(key):
-    integers, scales = to_int16(np.random.default_rng(0).normal(0, [[[[1]]], [[[9]]]], (2, 4, 5, 6)))
+    integers, scales = to_int16(
+        np.random.default_rng(0).normal(0, [[[[1]]], [[[9]]]], (2, 4, 5, 6))
+    )
     scaled = ScaledArray(integers, scales)
     np.testing.assert_array_equal(scaled[key], scaled[:][key])
     assert scaled[key].dtype == np.float32
