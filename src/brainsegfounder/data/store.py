@@ -77,6 +77,8 @@ class StoredCase:
         key: The SHA-256 of all that it was made from: sources, settings, version of the code.
         files: Its files in the store.
         fold: In which fold of the data set's own splits it is tested, or None.
+        chronicity: How old a stroke was: hyperacute, acute, subacute, chronic, or empty.
+        days: Between stroke and scan, or None.
         scales: What each contrast's integers are multiplied with; empty for float16.
     """
 
@@ -98,6 +100,8 @@ class StoredCase:
     key: str = ""
     files: dict[str, StoredFile] = field(default_factory=dict)
     fold: int | None = None
+    chronicity: str = ""
+    days: float | None = None
     scales: tuple[float, ...] = ()
 
     @property
@@ -135,7 +139,7 @@ class StorePlan:
 
     def record(self) -> dict[str, Any]:
         """The plan, ready for JSON; what is unusual stands in it only where it is chosen."""
-        record = {
+        record: dict[str, Any] = {
             "array_format": self.array_format,
             "contrasts": list(self.contrasts),
             "labels": None if self.labels is None else list(self.labels),

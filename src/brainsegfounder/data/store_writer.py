@@ -77,7 +77,7 @@ def source_files(case: Case, plan: StorePlan) -> dict[str, Path]:
 def whole_case(folder: Path, case: Case, key: str) -> StoredCase | None:
     """The case as it is stored, if it is there, whole and made from what the key says.
 
-    What the manifest says of it (subject, site, licence, fold) is brought up to date.
+    What the manifest says of it (subject, site, licence, fold, stroke) is brought up to date.
     """
     try:
         stored = read_case(folder, case.case)
@@ -93,6 +93,8 @@ def whole_case(folder: Path, case: Case, key: str) -> StoredCase | None:
         site=case.site,
         licence=case.licence,
         fold=case.fold,
+        chronicity=case.chronicity,
+        days=case.days,
     )
     if current != stored:
         _write_record(folder, current)
@@ -159,6 +161,8 @@ def write_case(
         key=key,
         files={path.name: StoredFile(path.stat().st_size, sha256(path)) for path in written},
         fold=case.fold,
+        chronicity=case.chronicity,
+        days=case.days,
         scales=scales,
     )
     _write_record(folder, stored, case)
