@@ -108,7 +108,8 @@ def prepare(
     else:
         typer.echo(
             f"{len(done.cases)} cases prepared ({len(done.reused)} of them were there already), "
-            f"{len(done.excluded)} excluded by the recipe, {len(done.refused)} refused: "
+            f"{len(done.excluded)} excluded by the recipe, {len(done.refused)} refused"
+            f"{f', {len(done.noticed)} remarks on the input' if done.noticed else ''}: "
             f"{out / 'report.html'}"
         )
     if done.no_longer_found:
