@@ -244,12 +244,9 @@ def _is_limb(look: _Look) -> bool:
     axis = next(number for number, towards in enumerate(look.axes) if towards in "SI")
     others = [number for number in range(3) if number != axis]
     sections = look.tissue.sum(axis=tuple(others))
-    voxel_cm2 = np.prod([look.spacing_mm[number] for number in others]) / 100
-    widest = float(sections.max())
-    return (
-        0 < widest * voxel_cm2 < MAX_LIMB_CM2
-        and min(sections[0], sections[-1]) > LIMB_ENDS * widest
-    )
+    voxel_cm2 = look.spacing_mm[others[0]] * look.spacing_mm[others[1]] / 100
+    first, last, widest = float(sections[0]), float(sections[-1]), float(sections.max())
+    return 0 < widest * voxel_cm2 < MAX_LIMB_CM2 and min(first, last) > LIMB_ENDS * widest
 
 
 def _smoothness(channel: NDArray[np.float32]) -> float:
