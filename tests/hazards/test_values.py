@@ -6,6 +6,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from brainsegfounder.data.manifest import Case
 from brainsegfounder.data.store import StorePlan, open_store
@@ -222,6 +223,32 @@ def test_I65_noise_a_bottle_and_a_berry_are_no_brain(draw, reason):
     (finding,) = inspect(Volume(voxels[None], np.diag([2.0, 2.0, 2.0, 1.0]), "a.nii"))
     assert (finding.code, finding.kind, finding.file) == ("not_a_brain", "warning", "a.nii")
     assert reason in finding.message
+
+
+def knee(cleared):
+    """A leg of 11 cm with a joint in it, cut off above and below, and noise around it."""
+    rng = np.random.default_rng(0)
+    right, front, up = np.meshgrid(*[np.arange(-80, 80, 2.0)] * 3, indexing="ij")
+    away = np.hypot(right, front)
+    leg = away < 55 + 8 * np.exp(-((up / 30) ** 2))
+    bone = (away < 22 + 14 * np.exp(-((up / 30) ** 2))) & (np.abs(up) > 3)
+    voxels = np.select([bone, leg], [180.0, 90.0 + front / 4], 0.0)
+    noise = ndimage.gaussian_filter(rng.normal(0, 12, leg.shape), 1)
+    return np.where(leg, voxels + noise, 0.0 if cleared else np.abs(noise)).astype(np.float32)
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+def test_I65_a_knee_is_no_brain(cleared):
+    (finding,) = inspect(Volume(knee(cleared)[None], np.diag([2.0, 2.0, 2.0, 1.0]), "a.nii"))
+    assert (finding.code, finding.kind) == ("not_a_brain", "warning")
+    assert "as a knee or a neck does" in finding.message
+
+
+def test_I65_a_slab_of_a_head_is_no_knee(brain):
+    head = with_head(brain)
+    middle = head.shape_vox[2] // 2
+    slab = replace(head, voxels=head.voxels[..., middle - 14 : middle + 14])
+    assert "not_a_brain" not in {finding.code for finding in inspect(slab)}
 
 
 def test_I65_a_drawn_brain_is_a_brain(bids_tree):

@@ -67,8 +67,20 @@ def prepare(
     array_format: Annotated[
         str, typer.Option("--format", help="blosc2, or npy where that is a burden.")
     ] = "blosc2",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of intensities: float16, or int16 with a scale.")
+    ] = "float16",
     participants: Annotated[
         Path | None, typer.Option("--participants", help="A participants.tsv, for the page.")
+    ] = None,
+    pseudonyms: Annotated[
+        Path | None,
+        typer.Option(
+            "--pseudonyms",
+            metavar="FILE.csv",
+            help="Name subjects by pseudonyms; this private table, made or extended, says who is "
+            "who.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -80,6 +92,8 @@ def prepare(
     reading = None if recipe else load_reading(overrides or [])
     if array_format not in ("blosc2", "npy"):
         raise typer.BadParameter(f"--format {array_format}: expected blosc2 or npy")
+    if dtype not in ("float16", "int16"):
+        raise typer.BadParameter(f"--dtype {dtype}: expected float16 or int16")
     done = run_prepare(
         inputs,
         out,
@@ -87,15 +101,18 @@ def prepare(
         layout,
         jobs=(os.cpu_count() or 1) if jobs is None else jobs,
         array_format="npy" if array_format == "npy" else "blosc2",
+        dtype="int16" if dtype == "int16" else "float16",
         participants=participants,
         reading=reading,
+        pseudonyms=pseudonyms,
     )
     if as_json:
         typer.echo(json.dumps(done.record(), indent=1))
     else:
         typer.echo(
             f"{len(done.cases)} cases prepared ({len(done.reused)} of them were there already), "
-            f"{len(done.excluded)} excluded by the recipe, {len(done.refused)} refused: "
+            f"{len(done.excluded)} excluded by the recipe, {len(done.refused)} refused"
+            f"{f', {len(done.noticed)} remarks on the input' if done.noticed else ''}: "
             f"{out / 'report.html'}"
         )
     if done.no_longer_found:

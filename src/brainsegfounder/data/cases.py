@@ -26,6 +26,8 @@ class Case:
         masks: Files of masks that are no label: brain, deface, anatomy.
         volumes: Which volume, from 0, each contrast is in a file that holds several.
         fold: In which fold of the data set's own splits it is tested, or None.
+        chronicity: How old a stroke was: hyperacute, acute, subacute, chronic, or empty.
+        days: Between stroke and scan, or None.
     """
 
     case: str
@@ -39,6 +41,8 @@ class Case:
     masks: dict[str, Path] = field(default_factory=dict)
     volumes: dict[str, int] = field(default_factory=dict)
     fold: int | None = None
+    chronicity: str = ""
+    days: float | None = None
 
 
 def unique_cases(groups: Sequence[tuple[str, Sequence[Case]]]) -> list[Case]:

@@ -47,6 +47,8 @@ class ManifestRow:
         orientation: Where these axes point, such as RAS, or empty.
         licence: Of the data set, or empty.
         fold: In which fold of the data set's own splits the case is tested, or None.
+        chronicity: How old a stroke was: hyperacute, acute, subacute, chronic, or empty.
+        days: Between stroke and scan, or None.
     """
 
     case: str
@@ -63,11 +65,15 @@ class ManifestRow:
     orientation: str = ""
     licence: str = ""
     fold: int | None = None
+    chronicity: str = ""
+    days: float | None = None
 
 
 COLUMNS = tuple(entry.name for entry in fields(ManifestRow))
 # Columns that are not text; as JSON in a CSV, as lists in a Parquet file.
-PARTS = ("masks", "shape", "spacing", "fold")
+PARTS = ("masks", "shape", "spacing", "fold", "days")
+# Manifests of earlier versions lack these.
+ADDED = ("chronicity", "days")
 WHAT_COLUMNS_HOLD: dict[str, dict[str, Any]] = {
     "case": {"type": "string", "minLength": 1},
     "subject": {"type": "string", "minLength": 1},
@@ -89,6 +95,8 @@ WHAT_COLUMNS_HOLD: dict[str, dict[str, Any]] = {
     },
     "orientation": {"type": "string", "pattern": "^([RLAPSI]{3})?$"},
     "fold": {"type": ["integer", "null"], "minimum": 0},
+    "chronicity": {"type": "string", "pattern": "^(hyperacute|acute|subacute|chronic)?$"},
+    "days": {"type": ["number", "null"], "minimum": 0},
 }
 
 
@@ -123,6 +131,8 @@ def manifest_rows(
                 sha256=hashes.get(path, ""),
                 licence=case.licence,
                 fold=case.fold,
+                chronicity=case.chronicity,
+                days=case.days,
             )
             rows.append(_with_grid(row, grids[path]) if path in grids else row)
     return rows
@@ -245,9 +255,9 @@ def _parsed(record: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _row_of(record: Mapping[str, Any], path: Path) -> ManifestRow:
-    if missing := [name for name in COLUMNS if name not in record]:
+    if missing := [name for name in COLUMNS if name not in record and name not in ADDED]:
         raise DataError(_unreadable(path, f"no column {', '.join(missing)}"))
-    cells = {name: record[name] or "" for name in COLUMNS if name not in PARTS}
+    cells = {name: record.get(name) or "" for name in COLUMNS if name not in PARTS}
     masks = record["masks"] or {}
     pairs = masks.items() if isinstance(masks, Mapping) else masks
     try:
@@ -257,6 +267,7 @@ def _row_of(record: Mapping[str, Any], path: Path) -> ManifestRow:
             shape=_triple(record["shape"], int),
             spacing=_triple(record["spacing"], float),
             fold=_natural(record["fold"]),
+            days=None if record.get("days") is None else float(record["days"]),
         )
     except (TypeError, ValueError) as error:
         raise DataError(_unreadable(path, f"case {cells['case']}: {error}")) from error
@@ -295,6 +306,7 @@ def _parquet(rows: Sequence[ManifestRow]) -> bytes:
         "shape": pyarrow.list_(pyarrow.int32()),
         "spacing": pyarrow.list_(pyarrow.float64()),
         "fold": pyarrow.int32(),
+        "days": pyarrow.float64(),
     }
     schema = pyarrow.schema([(name, kinds.get(name, text)) for name in COLUMNS])
     records = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -68,6 +69,39 @@ def folds_of_data(cases: Iterable[StoredCase]) -> dict[str, int]:
             len(without), len(tested), without[0],
         )  # fmt: skip
     return {} if without else folds
+
+
+def folds_of_sites(cases: Iterable[StoredCase], num_folds: int) -> dict[str, int]:
+    """Folds of whole sites, so that every subject is tested by a model that never saw its site.
+
+    The largest site goes first, each into the fold with the fewest subjects so far; with as many
+    folds as sites, each site is one fold.
+
+    Args:
+        cases: Of a store; each must have a site.
+        num_folds: How many.
+
+    Returns:
+        The fold of each subject, as `split_subjects` takes it.
+
+    Raises:
+        DataError: A case has no site, a subject has two, or there are fewer sites than folds.
+    """
+    sites: dict[str, str] = {}
+    for case in cases:
+        if not case.site or sites.setdefault(case.subject, case.site) != case.site:
+            raise DataError(_without_one_site(case))
+    sizes = Counter(sites.values())
+    if len(sizes) < num_folds:
+        raise DataError(
+            f"{len(sizes)} sites ({', '.join(sorted(sizes)[:5])}) for {num_folds} folds; expected "
+            "at least one a fold. Lower split.folds."
+        )
+    filled, fold_of = [0] * num_folds, {}
+    for site, size in sorted(sizes.items(), key=lambda pair: (-pair[1], pair[0])):
+        fold_of[site] = filled.index(min(filled))
+        filled[fold_of[site]] += size
+    return {subject: fold_of[site] for subject, site in sites.items()}
 
 
 def split_subjects(
@@ -147,6 +181,16 @@ def _in_two_folds(case: StoredCase, other: int) -> Problem:
         found=f"in fold {case.fold}, another case of subject {case.subject} in fold {other}",
         expected="all cases of a subject in one fold, or training would see whom it is tested on",
         advice="Correct the data set's list of folds and prepare again, or remove the list.",
+    )
+
+
+def _without_one_site(case: StoredCase) -> Problem:
+    return Problem(
+        code="site_missing" if not case.site else "subject_at_two_sites",
+        file=case.case,
+        found=f"at another site ({case.site}) than its subject before" if case.site else "no site",
+        expected="one site for each subject, or training would see the site it is tested on",
+        advice="Add the site to the data set's participants.tsv and prepare again, or exclude it.",
     )
 
 

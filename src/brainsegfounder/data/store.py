@@ -7,7 +7,7 @@ STORE/
   provenance.json               versions, settings, findings of each case
   hashes.json                   of source files with their sizes and times, to know them again
   cases/<case>.json             what is known of a case; written last, so it marks a whole case
-  cases/<case>.image.b2nd       intensities, float16, (C, I, J, K)
+  cases/<case>.image.b2nd       intensities, float16 (or int16 with scales), (C, I, J, K)
   cases/<case>.labels.b2nd      label values, int16, (1, I, J, K)
   cases/<case>.reference.b2nd   the mask on the file's own grid, for evaluation
   cases/<case>.mask-NAME.b2nd   another mask (deface, anatomy), uint8, (1, I, J, K)
@@ -28,7 +28,13 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from brainsegfounder.data.store_arrays import SUFFIXES, ArrayFormat, open_array
+from brainsegfounder.data.store_arrays import (
+    SUFFIXES,
+    ArrayFormat,
+    Dtype,
+    ScaledArray,
+    open_array,
+)
 from brainsegfounder.errors import StoreError
 from brainsegfounder.files import sha256
 from brainsegfounder.settings import PreparationSettings, ReadingSettings, Recipe
@@ -72,6 +78,9 @@ class StoredCase:
         key: The SHA-256 of all that it was made from: sources, settings, version of the code.
         files: Its files in the store.
         fold: In which fold of the data set's own splits it is tested, or None.
+        chronicity: How old a stroke was: hyperacute, acute, subacute, chronic, or empty.
+        days: Between stroke and scan, or None.
+        scales: What each contrast's integers are multiplied with; empty for float16.
     """
 
     case: str
@@ -92,6 +101,9 @@ class StoredCase:
     key: str = ""
     files: dict[str, StoredFile] = field(default_factory=dict)
     fold: int | None = None
+    chronicity: str = ""
+    days: float | None = None
+    scales: tuple[float, ...] = ()
 
     @property
     def grid(self) -> Grid:
@@ -114,6 +126,8 @@ class StorePlan:
         reading: What is allowed of the files.
         labels: Values that may stand in a mask beside 0; None takes any, empty stores no mask.
         array_format: How arrays are written.
+        dtype: What intensities are stored as.
+        pseudonyms: Whether subjects, visits, sites and cases are named by pseudonyms.
     """
 
     contrasts: tuple[str, ...]
@@ -121,16 +135,20 @@ class StorePlan:
     reading: ReadingSettings = field(default_factory=ReadingSettings)
     labels: tuple[int, ...] | None = None
     array_format: ArrayFormat = "blosc2"
+    dtype: Dtype = "float16"
+    pseudonyms: bool = False
 
     def record(self) -> dict[str, Any]:
-        """The plan, ready for JSON."""
-        return {
+        """The plan, ready for JSON; what is unusual stands in it only where it is chosen."""
+        record: dict[str, Any] = {
             "array_format": self.array_format,
             "contrasts": list(self.contrasts),
             "labels": None if self.labels is None else list(self.labels),
             "preparation": self.preparation.model_dump(mode="json"),
             "reading": self.reading.model_dump(mode="json"),
         }
+        record |= {"dtype": self.dtype} if self.dtype != "float16" else {}
+        return record | ({"pseudonyms": True} if self.pseudonyms else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +180,12 @@ class Store:
         return self.plan.preparation
 
     def image(self, case: StoredCase) -> Any:
-        """The case's intensities, sliceable, shape (C, I, J, K), float16."""
-        return self._open(case, "image")
+        """The case's intensities, sliceable, shape (C, I, J, K).
+
+        They read as float16, or as float32 where they are integers with scales.
+        """
+        stored = self._open(case, "image")
+        return ScaledArray(stored, case.scales) if case.scales else stored
 
     def labels(self, case: StoredCase) -> Any:
         """The case's labels, sliceable, shape (1, I, J, K), int16."""
@@ -243,12 +265,16 @@ def read_plan(record: dict[str, Any], marker: Path) -> StorePlan:
         )
     if record["array_format"] not in get_args(ArrayFormat):
         raise ValueError(f"array_format {record['array_format']}")
+    if record.get("dtype", "float16") not in get_args(Dtype):
+        raise ValueError(f"dtype {record['dtype']}")
     return StorePlan(
         contrasts=tuple(record["contrasts"]),
         preparation=PreparationSettings.model_validate(record["preparation"]),
         reading=ReadingSettings.model_validate(record["reading"]),
         labels=None if record["labels"] is None else tuple(record["labels"]),
         array_format=record["array_format"],
+        dtype=record.get("dtype", "float16"),
+        pseudonyms=record.get("pseudonyms", False),
     )
 
 
@@ -262,6 +288,7 @@ def read_case(folder: Path, name: str) -> StoredCase:
     record = json.loads((folder / "cases" / f"{name}.json").read_text(encoding="utf-8"))
     for key in ("shape_vox", "source_shape_vox", "fingerprints", "masks"):
         record[key] = tuple(record[key])
+    record["scales"] = tuple(record.get("scales", ()))
     record["findings"] = tuple(Finding(**finding) for finding in record["findings"])
     record["files"] = {key: StoredFile(**file) for key, file in record["files"].items()}
     return StoredCase(**record)

@@ -31,7 +31,13 @@ from brainsegfounder.data.store import (
     read_case,
     read_plan,
 )
-from brainsegfounder.data.store_arrays import SUFFIXES, ArrayFormat, write_array
+from brainsegfounder.data.store_arrays import (
+    SUFFIXES,
+    ArrayFormat,
+    Dtype,
+    to_int16,
+    write_array,
+)
 from brainsegfounder.errors import DataError, LabelError, Problem
 from brainsegfounder.files import held, sha256, write_bytes, write_changed, write_text
 from brainsegfounder.volumes.preparation import Prepared
@@ -71,7 +77,7 @@ def source_files(case: Case, plan: StorePlan) -> dict[str, Path]:
 def whole_case(folder: Path, case: Case, key: str) -> StoredCase | None:
     """The case as it is stored, if it is there, whole and made from what the key says.
 
-    What the manifest says of it (subject, site, licence, fold) is brought up to date.
+    What the manifest says of it (subject, site, licence, fold, stroke) is brought up to date.
     """
     try:
         stored = read_case(folder, case.case)
@@ -87,6 +93,8 @@ def whole_case(folder: Path, case: Case, key: str) -> StoredCase | None:
         site=case.site,
         licence=case.licence,
         fold=case.fold,
+        chronicity=case.chronicity,
+        days=case.days,
     )
     if current != stored:
         _write_record(folder, current)
@@ -100,6 +108,7 @@ def write_case(
     labels: Mapping[str, int] | Collection[int] | None = None,
     *,
     array_format: ArrayFormat = "blosc2",
+    dtype: Dtype = "float16",
     sources: Mapping[str, str] | None = None,
     key: str = "",
 ) -> StoredCase:
@@ -112,6 +121,7 @@ def write_case(
         labels: The label values (with their names, if any) that may stand in the mask beside 0;
             None takes any, and an empty one stores no mask.
         array_format: How arrays are written.
+        dtype: What intensities are stored as.
         sources: The SHA-256 of each source file by its role.
         key: See `case_key`.
 
@@ -120,7 +130,8 @@ def write_case(
         DataError: The name of the case or of a mask cannot be that of a file.
         RunError: A file cannot be written.
     """
-    arrays = _arrays(case, prepared, labels)
+    image, scales = _image(prepared, dtype)
+    arrays = {"image": image, **_arrays(case, prepared, labels)}
     target = folder / "cases"
     suffix = SUFFIXES[array_format]
     before = _files_before(folder, case.case)
@@ -150,6 +161,9 @@ def write_case(
         key=key,
         files={path.name: StoredFile(path.stat().st_size, sha256(path)) for path in written},
         fold=case.fold,
+        chronicity=case.chronicity,
+        days=case.days,
+        scales=scales,
     )
     _write_record(folder, stored, case)
     for name in before - stored.files.keys():
@@ -238,16 +252,24 @@ def store_head(plan: StorePlan) -> dict[str, Any]:
 def problem_record(problem: Problem) -> dict[str, str]:
     """A problem ready for JSON, its file without the folders of this machine."""
     parts = {name: getattr(problem, name) for name in Problem.__dataclass_fields__}
-    name = Path(problem.file).name
-    return {key: text.replace(problem.file, name) for key, text in parts.items()}
+    # Other files that it names lie in the same folder, or in one beside it.
+    for folder in [str(folder) for folder in Path(problem.file).parents if folder.name]:
+        parts = {key: text.replace(f"{folder}/", "") for key, text in parts.items()}
+    return parts
+
+
+def _image(prepared: Prepared, dtype: Dtype) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """Intensities as they are stored, and their scales."""
+    voxels = prepared.image.voxels
+    return to_int16(voxels) if dtype == "int16" else (voxels.astype(np.float16), ())
 
 
 def _arrays(
     case: Case, prepared: Prepared, labels: Mapping[str, int] | Collection[int] | None
 ) -> dict[str, NDArray[Any]]:
-    """What is stored of a case, by the part of the file's name that says so."""
+    """What is stored beside the image, by the part of the file's name that says so."""
     _check_name(case.case)
-    arrays: dict[str, NDArray[Any]] = {"image": prepared.image.voxels.astype(np.float16)}
+    arrays: dict[str, NDArray[Any]] = {}
     wants_labels = labels is None or len(labels) > 0
     if prepared.labels is not None and prepared.reference is not None and wants_labels:
         if labels is not None:

@@ -31,6 +31,8 @@ HEAD_LIMITS_ML = (250.0, 9000.0)
 MIN_SMOOTHNESS = 0.4
 # Tissue has parts of different brightness; a bottle of water has not.
 MIN_VARIATION = 0.1
+# A part of the body that is as thick at both ends as within, and thinner than an adult's head.
+LIMB_ENDS, MAX_LIMB_CM2 = 0.6, 140.0
 SPIKE = 20.0
 # Values this near to both ends of int16 have run over one of them.
 WRAP_EDGE = 30_000
@@ -228,11 +230,23 @@ def _doubts(channel: NDArray[np.float32], look: _Look) -> Iterator[str]:
     smoothness = _smoothness(channel)
     if smoothness < MIN_SMOOTHNESS:
         yield f"neighbouring voxels hardly agree (correlation {smoothness:.2f})"
+    if _is_limb(look):
+        yield "it runs through the whole field of view as a knee or a neck does"
     inside = look.values[look.tissue]
     if inside.size:
         low, middle, high = np.percentile(inside, (5, 50, 95))
         if high - low < MIN_VARIATION * abs(middle):
             yield "it is of one brightness"
+
+
+def _is_limb(look: _Look) -> bool:
+    """Whether it is cut off above and below, nearly as thick there as within, and thin."""
+    axis = next(number for number, towards in enumerate(look.axes) if towards in "SI")
+    others = [number for number in range(3) if number != axis]
+    sections = look.tissue.sum(axis=tuple(others))
+    voxel_cm2 = look.spacing_mm[others[0]] * look.spacing_mm[others[1]] / 100
+    first, last, widest = float(sections[0]), float(sections[-1]), float(sections.max())
+    return 0 < widest * voxel_cm2 < MAX_LIMB_CM2 and min(first, last) > LIMB_ENDS * widest
 
 
 def _smoothness(channel: NDArray[np.float32]) -> float:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from brainsegfounder.data.disk_preflight import check_disk
-from brainsegfounder.data.layouts import Found
 from brainsegfounder.data.manifest import Case, ManifestRow, manifest_rows, write_manifest
 from brainsegfounder.data.source_hashes import (
     SourceHashes,
@@ -25,7 +24,7 @@ from brainsegfounder.data.source_hashes import (
     write_hashes,
 )
 from brainsegfounder.data.store import PREPARATION_VERSION, StoredCase, StorePlan, open_store
-from brainsegfounder.data.store_arrays import ArrayFormat
+from brainsegfounder.data.store_arrays import ArrayFormat, Dtype
 from brainsegfounder.data.store_writer import (
     begin_store,
     case_key,
@@ -48,8 +47,15 @@ from brainsegfounder.files import (
 from brainsegfounder.runs import PACKAGES, RESEARCH_ONLY, package_version, progress
 from brainsegfounder.settings import AS_IT_IS, PreparationSettings, ReadingSettings, Recipe
 from brainsegfounder.volumes.findings import Finding
-from brainsegfounder.workflows.inputs import open_inputs
 from brainsegfounder.workflows.prepare_case import CaseDone, CaseJob, do_case, lost_problem
+from brainsegfounder.workflows.prepare_pseudonyms import (
+    Given,
+    check_private,
+    check_same_names,
+    check_same_table,
+    given_inputs,
+    without_room,
+)
 from brainsegfounder.workflows.prepare_report import PAGE, find_participants, write_prepare_report
 from brainsegfounder.workflows.worker_pool import Lost, work_in_processes
 
@@ -97,11 +103,11 @@ class Prepared:
 class _Asked:
     """What `run_prepare` was asked for."""
 
-    inputs: Sequence[Path]
     out: Path
     recipe: Recipe | None
     reading: ReadingSettings
     array_format: ArrayFormat
+    dtype: Dtype
     jobs: int
 
 
@@ -113,9 +119,11 @@ def run_prepare(
     *,
     jobs: int = 0,
     array_format: ArrayFormat = "blosc2",
+    dtype: Dtype = "float16",
     participants: Path | None = None,
     reading: ReadingSettings | None = None,
     page: bool = True,
+    pseudonyms: Path | None = None,
 ) -> Prepared:
     """Prepare every case found and write the store.
 
@@ -127,41 +135,50 @@ def run_prepare(
         layout: How the inputs are laid out.
         jobs: How many processes; 0 works in this one. The result is the same for any number.
         array_format: How arrays are written.
+        dtype: What intensities are stored as: float16, or int16 with a scale for each contrast.
         participants: A table of the subjects, for the page; without one, the one that lies beside
             the scans.
         reading: What is allowed of the files, instead of what the recipe says.
         page: Whether to write `report.html`.
+        pseudonyms: A private table (see `data.pseudonyms`), made or extended; then nothing that is
+            written or said names a subject, file or folder of the inputs.
 
     Raises:
-        UsageError: `out` lies in an input.
+        UsageError: `out` lies in an input, or the table of pseudonyms in either.
         OutputExistsError: `out` has content that is no store, or a store of other settings.
         RunError: It cannot be written to, or does not fit on the disk.
         DataError: No case at all could be prepared.
     """
     began_s = time.monotonic()
     check_apart(out, inputs)
+    if pseudonyms is not None:
+        check_private(pseudonyms, out, inputs)
     before = planned(out)
     if before is None and not _has_only_begun(out):
         check_new_folder(out)
+    if before is not None:
+        check_same_names(out, before.pseudonyms, pseudonyms is not None)
     reading = reading or (recipe.reading if recipe else AS_IT_IS)
-    with open_inputs(inputs, layout, reading) as found:
-        asked = _Asked(inputs, out, recipe, reading, array_format, jobs)
-        result, changed = _prepare_found(found, before, asked)
+    people = participants or find_participants(inputs)
+    with given_inputs(inputs, layout, reading, people, pseudonyms) as given:
+        asked = _Asked(out, recipe, reading, array_format, dtype, jobs)
+        result, changed = _prepare_given(given, before, asked)
     result = replace(result, seconds=time.monotonic() - began_s)
     if page and (changed or not (out / PAGE).is_file()):
-        table = participants or find_participants(inputs)
-        write_prepare_report(result, open_store(out), participants=table)
+        write_prepare_report(result, open_store(out), participants=given.participants)
     return result
 
 
-def _prepare_found(found: Found, before: StorePlan | None, asked: _Asked) -> tuple[Prepared, bool]:
+def _prepare_given(given: Given, before: StorePlan | None, asked: _Asked) -> tuple[Prepared, bool]:
     """What was done, and whether the store is another than before."""
-    out, recipe = asked.out, asked.recipe
-    excluded = set(recipe.data.exclude_subjects) if recipe else set()
+    out, recipe, found = asked.out, asked.recipe, given.found
+    excluded = _excluded_subjects(recipe, given.subjects)
     cases = [case for case in found.cases if case.subject not in excluded]
     plan = _plan(cases, recipe, asked.reading, asked.array_format)
+    plan = replace(plan, dtype=asked.dtype, pseudonyms=given.has_pseudonyms)
     if before is not None:
         _check_same_plan(out, before, plan)
+    check_same_table(out, given, listed(out))
     result = Prepared(out, found=len(found.cases) + len(found.problems))
     result.refused.update(found.problems)
     result.noticed.extend(found.findings)
@@ -174,7 +191,7 @@ def _prepare_found(found: Found, before: StorePlan | None, asked: _Asked) -> tup
     with _at_work(out):
         if waiting:
             _prepare_cases(out, plan, labels, cases, done, asked.jobs)
-        _sort_out(result, cases, done)
+        _sort_out(result, cases, done, given)
         _check_any(result)
         kept = [case for case in cases if case.case in result.findings]
         facts = _provenance(result, plan)
@@ -182,7 +199,7 @@ def _prepare_found(found: Found, before: StorePlan | None, asked: _Asked) -> tup
         changed = changed or len(result.reused) < len(result.cases)
         if changed or not (out / SCANS).is_file():
             stored = {one.case: one for one in open_store(out).cases}
-            write_manifest(out / SCANS, list(_scans(kept, stored, asked.inputs)))
+            write_manifest(out / SCANS, list(_scans(kept, stored, given.roots)))
     return result, changed
 
 
@@ -248,7 +265,7 @@ def _check_same_plan(out: Path, before: StorePlan, plan: StorePlan) -> None:
 def _flat(plan: StorePlan) -> dict[str, Any]:
     record = plan.record()
     sections = {f"{s}.{k}": v for s in ("preparation", "reading") for k, v in record.pop(s).items()}
-    return record | sections
+    return record | sections | {"dtype": plan.dtype}
 
 
 def _has_only_begun(out: Path) -> bool:
@@ -345,11 +362,19 @@ def _remember(out: Path, cases: Sequence[Case], done: dict[int, CaseDone]) -> No
     write_hashes(out, hashes)
 
 
-def _sort_out(result: Prepared, cases: Sequence[Case], done: dict[int, CaseDone]) -> None:
+def _excluded_subjects(recipe: Recipe | None, names: Mapping[str, str]) -> set[str]:
+    """Subjects that the recipe leaves out, named as in the data or by their pseudonyms."""
+    excluded = set(recipe.data.exclude_subjects) if recipe else set()
+    return excluded | {pseudonym for pseudonym, name in names.items() if name in excluded}
+
+
+def _sort_out(
+    result: Prepared, cases: Sequence[Case], done: dict[int, CaseDone], given: Given
+) -> None:
     for number, case in enumerate(cases):
         answer = done[number]
         if answer.problem is not None:
-            result.refused[case.case] = answer.problem
+            result.refused[case.case] = without_room(answer.problem, given)
         elif answer.stored is not None:
             result.cases.append(case.case)
             result.findings[case.case] = answer.stored.findings

@@ -119,6 +119,7 @@ def _do_case(job: CaseJob) -> CaseDone:
         prepared,
         job.labels,
         array_format=plan.array_format,
+        dtype=plan.dtype,
         sources=sources,
         key=key,
     )

@@ -14,6 +14,7 @@ from typing import Protocol
 from brainsegfounder.data.store import Store
 from brainsegfounder.errors import DataError, Problem
 from brainsegfounder.evaluation.consort import Box, Stage, consort_diagram
+from brainsegfounder.evaluation.participants import Participants
 from brainsegfounder.evaluation.report import (
     Cell,
     Chapter,
@@ -62,7 +63,7 @@ class _Outcome(Protocol):
 
 
 def write_prepare_report(
-    prepared: _Outcome, store: Store, *, participants: Path | None = None
+    prepared: _Outcome, store: Store, *, participants: Participants | Path | None = None
 ) -> Path:
     """Write `report.html` into the store.
 
@@ -71,8 +72,8 @@ def write_prepare_report(
     Args:
         prepared: What the preparation did.
         store: The finished store.
-        participants: `participants.tsv` or a CSV file with a row for each subject. What is wrong
-            with it is said in the report.
+        participants: `participants.tsv` or a CSV file with a row for each subject, or what was
+            read from it. What is wrong with the file is said in the report.
 
     Returns:
         The file written.
@@ -185,7 +186,9 @@ def _all_findings(prepared: _Outcome, store: Store) -> dict[str, Sequence[Findin
     return {**stored, **prepared.findings}
 
 
-def _subjects(store: Store, participants: Path | None) -> tuple[list[Chapter], list[str]]:
+def _subjects(
+    store: Store, participants: Participants | Path | None
+) -> tuple[list[Chapter], list[str]]:
     try:
         chapter = subjects_chapter(store, participants)
     except DataError as error:

@@ -21,6 +21,8 @@ from brainsegfounder.evaluation.report import Cell, Chapter, Picture, Table
 
 MAX_ROWS = 15
 MAX_VALUES = 8
+# Of fewer no quartiles are given.
+FEWEST = 20
 
 
 def grids_chapter(store: Store) -> Chapter:
@@ -37,7 +39,7 @@ def grids_chapter(store: Store) -> Chapter:
     return Chapter("grids", "Shapes and spacings", tables=tables)
 
 
-def subjects_chapter(store: Store, participants: Path | None) -> Chapter | None:
+def subjects_chapter(store: Store, participants: Participants | Path | None) -> Chapter | None:
     """Demographics from a table of participants, and the sites and licences of the cases.
 
     Raises:
@@ -45,10 +47,13 @@ def subjects_chapter(store: Store, participants: Path | None) -> Chapter | None:
     """
     paragraphs, pictures, tables = [], [], []
     if participants is not None:
-        table = read_participants(participants)
+        if isinstance(participants, Path):
+            table, named = read_participants(participants), participants.name
+        else:
+            table, named = participants, "the table of participants"
         subjects = list(dict.fromkeys(case.subject for case in store.cases))
         counted = count_characteristics(table, subjects)
-        paragraphs = _about_participants(table, subjects, participants.name)
+        paragraphs = _about_participants(table, subjects, named)
         if any(one.levels for one in counted):
             figure = demographics_figure(counted)
             words = _in_words(counted)
@@ -56,11 +61,14 @@ def subjects_chapter(store: Store, participants: Path | None) -> Chapter | None:
             tables = [_demographics_table(counted)]
         elif not counted:
             paragraphs.append("Too few to be shown.")
-    for name in ("site", "licence"):
+    for name in ("site", "chronicity", "licence"):
         values = [str(getattr(case, name, "") or "") for case in store.cases]
         if any(values):
             rows = _counts((value or "not stated",) for value in values)
             tables.append(_count_table(f"Cases by {name}.", [name], rows))
+    known = [getattr(case, "days", None) for case in store.cases]
+    if days := [float(number) for number in known if number is not None]:
+        tables.append(_days_table(days, len(store.cases)))
     if not paragraphs and not tables:
         return None
     return Chapter("subjects", "Subjects", paragraphs, pictures=pictures, tables=tables)
@@ -101,6 +109,15 @@ def _in_words(counted: Sequence[Characteristic]) -> str:
         f"{one.name}: {', '.join(f'{level.name} {level.count}' for level in one.levels)}."
         for one in counted
     )
+
+
+def _days_table(days: Sequence[float], num_cases: int) -> Table:
+    """Quartiles, as the ends of a range are single persons."""
+    quartiles: list[Cell] = [f"{n:.0f}" for n in np.percentile(days, (25, 50, 75))]
+    if len(days) < FEWEST:
+        quartiles = ["–"] * 3
+    columns = ["cases", "of", "quarter", "median", "three quarters"]
+    return Table("Days from stroke to scan.", columns, [[len(days), num_cases, *quartiles]])
 
 
 def _source_row(case: StoredCase) -> tuple[str, ...]:

@@ -139,3 +139,53 @@ def test_dicom_beside_a_bids_set_is_converted_and_inside_it_is_not(tree, convert
                   "raw/1.dcm")  # fmt: skip
     cases = [case.case for case in find_cases([folder], convert=convert).cases]
     assert cases == ["sub-01", "sub-02"] + ["sub-0a1b2c3d_ses-1"] * bool(top)
+
+
+BIDS = ("dataset_description.json", "sub-01/anat/sub-01_T1w.nii.gz")
+
+
+def set_aside(found):
+    return {f.file: f.message for f in found.findings if f.code == "dicom_set_aside"}
+
+
+def test_originals_of_a_bids_set_are_counted_and_their_import_is_told(tree, convert):
+    texts = {"dataset_description.json": "{}", "README": "x", "CHANGES": "y"}
+    folder = tree(
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "sourcedata/sub-01/a.dcm", "sourcedata/sub-01/b.IMA", "sourcedata/sub-01/DICOMDIR",
+        "sourcedata/sub-02.tar.gz", "sourcedata/notes.txt", texts=texts,
+    )  # fmt: skip
+    for name in ("IM1", "IM2"):
+        path = folder / "sourcedata" / "sub-02" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\0" * 128 + b"DICM")
+    found = find_cases([folder], convert=convert)
+    told = set_aside(found)
+    assert set(told) == {"sourcedata"}
+    assert told["sourcedata"].startswith("5 DICOM files and 1 archives, which were not opened")
+    assert "prepare sourcedata --layout dicom --out ANOTHER_STORE" in told["sourcedata"]
+    assert convert.calls == []
+    assert [case.case for case in found.cases] == ["sub-01"]
+
+
+def test_dicom_among_the_subjects_of_a_bids_set_is_counted(tree, convert):
+    folder = tree(*BIDS, "sub-01/dicom/1.dcm", "sub-01/dicom/2.dcm", "raw/3.dcm",
+                  texts={"dataset_description.json": "{}"})  # fmt: skip
+    found = find_cases([folder], "bids", convert=convert)
+    assert set_aside(found)["."].startswith("3 DICOM files in folders of the data set set aside")
+    assert convert.calls == []
+
+
+def test_dicom_that_lies_among_the_scans_of_any_layout_is_counted(tree):
+    told = set_aside(find_cases([tree(*BRATS, "glioma/Brats18_A_1/1.dcm")]))
+    assert told["."].startswith("1 DICOM files")
+
+
+def test_a_set_without_dicom_says_nothing_of_it(tree, convert):
+    texts = {"dataset_description.json": "{}", "README": "x"}
+    assert set_aside(find_cases([tree(*BIDS[1:], "sourcedata/a.txt", texts=texts)])) == {}
+
+
+def test_dicom_that_is_imported_is_not_set_aside(tree, convert):
+    found = find_cases([tree(*BRATS, "raw/1.dcm", "raw/2.dcm")], convert=convert)
+    assert set_aside(found) == {}

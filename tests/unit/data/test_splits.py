@@ -1,9 +1,10 @@
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 
-from brainsegfounder.data.splits import folds_of_data, split_subjects
+from brainsegfounder.data.splits import folds_of_data, folds_of_sites, split_subjects
 from brainsegfounder.data.store import StoredCase
 from brainsegfounder.errors import DataError, UsageError
 from brainsegfounder.settings import SplitSettings
@@ -161,3 +162,37 @@ def test_the_fingerprint_is_of_the_assignment_alone():
     parts_of_it = {"train": split.train, "validation": split.validation, "test": split.test}
     text = json.dumps({**parts_of_it, "fold": 1}, sort_keys=True)
     assert split.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+def at_sites(**subjects_of):
+    return [
+        replace(stored(subject), site=site)
+        for site, subjects in subjects_of.items()
+        for subject in subjects.split()
+    ]
+
+
+def test_folds_of_sites_part_no_site_and_fill_evenly():
+    cases = at_sites(Oslo="a b c d e", USC="f g h", Seoul="i j", Leeds="k")
+    folds = folds_of_sites(cases, 2)
+    by_site = {
+        case.site: {folds[c.subject] for c in cases if c.site == case.site} for case in cases
+    }
+    assert by_site == {"Oslo": {0}, "USC": {1}, "Seoul": {1}, "Leeds": {0}}
+    assert len(set(folds_of_sites(cases, 4).values())) == 4
+    assert folds_of_sites(cases[::-1], 2) == folds
+    split = split_subjects(list(folds), SplitSettings(folds=2), 1, folds)
+    assert split.test == ("f", "g", "h", "i", "j")
+
+
+@pytest.mark.parametrize(
+    ("cases", "num_folds", "told"),
+    [
+        (at_sites(Oslo="a b", USC="c"), 3, "2 sites .*for 3 folds"),
+        ([*at_sites(Oslo="a"), stored("b")], 2, "no site"),
+        (at_sites(Oslo="a", USC="a b"), 2, "at another site"),
+    ],
+)
+def test_sites_that_make_no_folds_are_refused(cases, num_folds, told):
+    with pytest.raises(DataError, match=told):
+        folds_of_sites(cases, num_folds)

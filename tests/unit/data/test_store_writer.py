@@ -242,3 +242,12 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
     path.write_bytes(b"brain and more")
     with pytest.raises(DataError, match="changed or went away while it was read"):
         check_unchanged({"T1w": path}, known)
+
+
+def test_how_old_a_stroke_was_comes_back_and_is_brought_up_to_date(tmp_path, prepared):
+    case = Case("a", "a", {}, chronicity="acute", days=2.5)
+    stored = write_case(tmp_path, case, prepared, key="k")
+    assert (stored.chronicity, stored.days) == ("acute", 2.5)
+    later = whole_case(tmp_path, replace(case, chronicity="chronic", days=400.0), "k")
+    assert (later.chronicity, later.days) == ("chronic", 400.0)
+    assert whole_case(tmp_path, replace(case, days=400.0), "k").days == 400.0

@@ -298,3 +298,15 @@ def test_steps_sites_and_licences_are_counted(store):
     ]
     [sites] = subjects_chapter(richer, None).tables
     assert sites.rows == [["Guy's", 14], ["not stated", 1]]
+
+
+@pytest.mark.parametrize(("num_known", "median"), [(30, "14"), (19, "–")])
+def test_days_since_the_stroke_are_told_in_quartiles_of_many(store, num_known, median):
+    cases = [
+        replace(store.cases[0], chronicity="acute", days=float(n) if n < num_known else None)
+        for n in range(32)
+    ]
+    stages, days = subjects_chapter(replace(store, cases=tuple(cases)), None).tables
+    assert stages.rows == [["acute", 32]]
+    assert days.rows[0][:2] == [num_known, 32]
+    assert days.rows[0][3] == median

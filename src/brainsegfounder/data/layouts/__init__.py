@@ -22,6 +22,7 @@ from brainsegfounder.data.layouts.recognise import (
     recognise_file,
     recognise_tree,
 )
+from brainsegfounder.data.layouts.set_aside import dicom_set_aside
 from brainsegfounder.data.layouts.tree import DESCRIPTION, Tree
 from brainsegfounder.errors import ContrastError, DataError, LabelError, Problem, UsageError
 from brainsegfounder.volumes.findings import Finding
@@ -211,6 +212,7 @@ def _gathered(tree: Tree, layout: str, reader: Reader | None, label: str) -> Fou
     if not found.cases and not found.problems:
         raise DataError(_no_scan(tree, layout))
     found.layouts[label] = layout
+    found.findings.extend([] if tree.given else dicom_set_aside(tree))
     return found
 
 

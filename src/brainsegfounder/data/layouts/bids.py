@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from brainsegfounder.data.layouts.gather import Item, Refused, Role, Scan
+from brainsegfounder.data.layouts.metadata import with_metadata
 from brainsegfounder.data.layouts.tree import Tree, read_rows
 from brainsegfounder.errors import DataError, Problem
 from brainsegfounder.volumes.contrasts import find_contrast, has_agent
@@ -103,19 +104,26 @@ def _sessions(tree: Tree) -> Iterator[Item]:
 def read_atlas(tree: Tree) -> Iterator[Item]:
     """ATLAS v2.0: T1w and lesion mask in MNI space, `R001/sub-r001s001/ses-1/anat/`.
 
-    The cohort in the subject's name is the site. Masks of the hidden test set are not there.
+    The cohort in the subject's name is the site, unless a table beside the scans says another;
+    see `layouts.metadata`. Masks of the hidden test set are not there.
     """
+    yield from with_metadata(_of_atlas(tree), tree)
+
+
+def _of_atlas(tree: Tree) -> Iterator[Item]:
+    """Scans of subjects that are named as in ATLAS; the cohort is the site."""
     for item in _sessions(tree):
         if not isinstance(item, Scan):
             yield item
         elif match := ATLAS_COHORT.match(item.subject):
-            yield replace(item, site=item.site or match["cohort"])
+            yield replace(item, site=match["cohort"])
 
 
 def read_isles26(tree: Tree) -> Iterator[Item]:
     """ATLAS R3.0, the data of ISLES'26: native T1w and lesion mask, named as in ATLAS v2.0.
 
     Where a native and a standardised scan of one session are there, the native ones are taken.
+    Centre, chronicity and days come from a table beside the scans.
     """
     yield from read_atlas(tree)
 

@@ -41,6 +41,8 @@ class Scan:
         volume: Which volume of a file with several, from 0.
         fold: In which fold of the data set's own splits the case is tested.
         is_bids: Whether results should carry BIDS names.
+        chronicity: How old a stroke was, or empty.
+        days: Between stroke and scan, or None.
     """
 
     case: str
@@ -54,6 +56,8 @@ class Scan:
     volume: int | None = None
     fold: int | None = None
     is_bids: bool = False
+    chronicity: str = ""
+    days: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +237,8 @@ def _case(name: str, group: list[Scan], licence: str) -> Case:
         masks={s.role: s.path for s in group if s.role not in ("image", "label")},
         volumes={find_contrast(s.contrast) or "": s.volume for s in images if s.volume is not None},
         fold=next(iter(_folds(group)), None),
+        chronicity=first.chronicity,
+        days=first.days,
     )
     label = next((scan.path for scan in group if scan.role == "label"), None)
     return replace(case, label=label)

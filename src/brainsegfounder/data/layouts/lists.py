@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from brainsegfounder.data.layouts.gather import Item, Refused, Role, Scan
+from brainsegfounder.data.layouts.metadata import chronicity_of, days_of
 from brainsegfounder.data.layouts.names import split_ending, subject_of
 from brainsegfounder.data.layouts.tree import Tree, read_json, read_rows
 from brainsegfounder.errors import DataError, Problem
@@ -156,6 +157,8 @@ def _table_scans(
         session=session,
         site=cells.get("site", ""),
         fold=_fold(cells.get("fold")),
+        chronicity=chronicity_of(cells.get("chronicity", "")) or "",
+        days=days_of(cells.get("days", "")),
     )
     masks = {role: cells[name] for name, role in TABLE_MASKS.items() if cells.get(name)}
     masks |= _masks_cell(cells.get("masks", ""))

@@ -83,9 +83,17 @@ NOT_A_CONTRAST = {
     "fat images or STIR": _pattern(r"stir|dixon f|fat fraction|fat only"),
     "not of the whole head": _pattern(
         r"spine|cspine|tspine|lspine|lumbar|thoracic|cervical|knee|liver|abdomen|pelvis|heart"
-        r"|cardiac|prostate|breast|shoulder|orbits?|iac|pituitary|tmj"
+        r"|cardiac|prostate|breast|shoulder|orbits?|iac|pituitary|tmj|knie|ankle|wrist|elbow|foot"
+        r"|thorax|lws|bws|hws"
     ),
 }
+# Words for parts of the body that are too short, or too common, to count in a description.
+OTHER_BODY_PART = _pattern(
+    r"chest|hip|leg|thigh|calf|hand|finger|toe|arm|upper ?arm|forearm|\w*extremit(?:y|ies)|humerus"
+    r"|femur|tibia|tib ?fib|clavicle|scapula|rib|sternum|sacrum|coccyx|\w*spine|ls ?spine|kidneys?"
+    r"|pancreas|spleen|uterus|bladder|aorta|stomach|colon|rectum|abdomen ?pelvis|chest ?abdomen"
+    r"|bowel|scrotum|penis|fetus|placenta|hals ?ws|knie|huefte"
+)
 DIFFUSION = _pattern(
     r"dwi\w*|diff\w*|dti\w*|hardi|trace\w*|tracew|adc\w*|eadc|dadc|isodwi|resolve|noddi"
     r"|b ?\d{3,4}\w*|ep2d diff|fa$|colfa|tensor|apparent diffusion\w*|exponential|b ?0"
@@ -115,7 +123,7 @@ NO_AGENT = {"", "none", "no", "n a", "na", "0", "null", "nil", "without", "unkno
 DERIVED_TYPES = {
     "MIP", "MINIP", "PROJECTION IMAGE", "MNIP", "SUBTRACTION", "FA", "EADC", "EXPONENTIAL",
     "T1 MAP", "T2 MAP", "PD MAP", "T1_MAP", "T2_MAP", "CBF", "CBV", "MTT", "TTP", "TMAX", "RCBV",
-    "RCBF", "PBP", "GBP", "FMRI", "ASL", "PERFUSION", "TENSOR", "TENSOR_B0", "RGB", "MOSAIC",
+    "RCBF", "PBP", "GBP", "FMRI", "ASL", "PERFUSION", "TENSOR", "TENSOR_B0", "RGB",
     "CSA REPORT", "SCREEN SAVE", "SCREENSAVE", "CSAPARALLEL", "R2", "R2_UNSPECIFIED", "T2_STAR_MAP",
 }  # fmt: skip
 PHASE_TYPES = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "P_FFE", "P_SE", "P_IR"}
@@ -163,13 +171,16 @@ def _why_none(tags: SeriesTags) -> str:
         return "a localizer, by its image type"
     if kinds & PHASE_TYPES:
         return "phase, real or imaginary part, by its image type"
+    if "MOSAIC" in kinds:
+        return "a series of volumes, each laid out as a mosaic of its slices, by its image type"
     if kinds & DERIVED_TYPES:
         return "a derived map, by its image type"
     text = _plain(tags.description)
     for what, pattern in NOT_A_CONTRAST.items():
         if pattern.search(text):
             return f"{what}, by its description"
-    if NOT_A_CONTRAST["not of the whole head"].search(_plain(tags.body_part)):
+    part = _plain(tags.body_part)
+    if NOT_A_CONTRAST["not of the whole head"].search(part) or OTHER_BODY_PART.search(part):
         return "not of the whole head, by its body part"
     return _why_no_mp2rage(text)
 
