@@ -28,14 +28,14 @@ class Split:
         validation: Subjects that choose the best model; they are part of nothing reported.
         test: Subjects that are reported and that training of any stage never sees.
         fold: Number of the fold, or None where the test subjects were named.
-        folds_from: Who made the folds: the recipe's seed, or the data set's own list.
+        folds_from: Who made the folds: the recipe's seed, the data set's own list, or the sites.
     """
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
     fold: int | None
-    folds_from: Literal["recipe", "data"] = "recipe"
+    folds_from: Literal["recipe", "data", "sites"] = "recipe"
 
     @property
     def sha256(self) -> str:

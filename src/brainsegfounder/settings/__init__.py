@@ -143,6 +143,8 @@ class SplitSettings(Section):
     """Seed of the assignment of subjects to folds and to the inner validation part."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Number of folds that `--fold N` counts through."""
+    by: Literal["subject", "site"] = "subject"
+    """Whether a fold tests some subjects, or all subjects of some sites."""
     test_subjects: tuple[str, ...] = ()
     """Held out by name when no fold is asked for."""
     validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1

@@ -37,3 +37,12 @@ def test_a_subject_in_two_folds_is_refused(store: Store) -> None:
     twin = replace(store.cases[0], case="another-visit", fold=0)
     with pytest.raises(DataError, match="another case of subject"):
         split_of(replace(store, cases=(*store.cases, twin)), load_recipe("demo-target"), 1)
+
+
+def test_folds_of_sites_test_all_subjects_of_a_site(store: Store) -> None:
+    sites = ("north", "south", "north", "south", "east", "north")
+    cases = [replace(case, site=site) for case, site in zip(store.cases, sites, strict=False)]
+    recipe = load_recipe("demo-target", ["split.by=site", "split.folds=3"])
+    split = split_of(replace(store, cases=tuple(cases)), recipe, 0)
+    assert set(split.test) == {case.subject for case in cases if case.site == "north"}
+    assert split.folds_from == "sites"
