@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from brainsegfounder.cli.endings import end_with_refused
+from brainsegfounder.cli.evaluation import evaluate
 from brainsegfounder.cli.launching import launchable
 from brainsegfounder.cli.options import (
     Data,
@@ -102,7 +104,7 @@ def prepare(
             f"no more ({names}); their files are kept in {out / 'cases'}",
             err=True,
         )
-    _end_with_refused({case: str(problem) for case, problem in done.refused.items()})
+    end_with_refused({case: str(problem) for case, problem in done.refused.items()})
 
 
 @app.command()
@@ -226,30 +228,10 @@ def predict(
     typer.echo(
         f"{len(done.files)} cases segmented, {len(done.refused)} refused: {out / 'report.html'}"
     )
-    _end_with_refused(done.refused)
+    end_with_refused(done.refused)
 
 
-@app.command()
-def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="A folder of label files, or one file.")],
-    references: Annotated[Path, typer.Argument(help="The same, matched by case name.")],
-    out: Out,
-    recipe: RecipeOption = None,
-    overrides: Overrides = None,
-) -> None:
-    """Score predictions against references: Dice, HD95 and volumes per case and region."""
-    from brainsegfounder.evaluation.metrics import summarise
-    from brainsegfounder.recipes import load_recipe
-    from brainsegfounder.workflows.evaluate import run_evaluate
-
-    settings = load_recipe(recipe, overrides or []) if recipe else None
-    done = run_evaluate(predictions, references, out, settings)
-    for region, row in summarise(done.scores).items():
-        typer.echo(
-            f"{region}: Dice {row.dice_mean:.3f}, HD95 {row.hd95_mm_mean:.1f} mm "
-            f"over {row.num_cases} cases"
-        )
-    _end_with_refused(done.refused)
+app.command()(evaluate)
 
 
 @app.command("convert-weights")
@@ -385,11 +367,3 @@ def _is_main() -> bool:
     from brainsegfounder.distributed import world
 
     return world().is_main
-
-
-def _end_with_refused(refused: dict[str, str]) -> None:
-    """Exit code 3 where some case was refused, with a line for each."""
-    for case, reason in refused.items():
-        typer.echo(f"refused {case}: {reason}", err=True)
-    if refused:
-        raise typer.Exit(3)
