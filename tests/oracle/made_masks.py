@@ -119,8 +119,9 @@ def made_pair(number: int):
     rng = np.random.default_rng(number)
     spacing_mm = SPACINGS_MM[number % len(SPACINGS_MM)]
     if number % MANY == MANY - 1:
-        reference = np.zeros((40, 40, 40), bool)
-        reference[1::4, 1::4, 1::4] = True
+        reference = np.zeros((50, 50, 50), bool)
+        for i, k in np.ndindex(2, 2):
+            reference[1 + i :: 5, 1::5, 1 + k :: 5] = True
         return _moved(rng, reference), reference, spacing_mm
     shape = tuple(int(n) for n in rng.integers(8, 34, 3))
     reference = SHAPES[rng.integers(len(SHAPES))](rng, shape)

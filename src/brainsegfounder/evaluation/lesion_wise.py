@@ -127,11 +127,14 @@ def score_lesions(
 
 def _lesions_by_dilation(reference: Bool, dilation_vox: int) -> tuple[Lesions, NDArray[np.int32]]:
     """Lesions whose dilations do not touch, and which voxels each one's dilation reaches."""
-    element = ndimage.generate_binary_structure(3, 2)
-    dilated = ndimage.binary_dilation(reference, element, iterations=dilation_vox)
-    reach = find_lesions(dilated, 26).labels
+    reach = np.zeros(reference.shape, dtype=np.int32)
+    for box in ndimage.find_objects(reference.view(np.uint8)):
+        window = tuple(slice(max(0, s.start - dilation_vox), s.stop + dilation_vox) for s in box)
+        element = ndimage.generate_binary_structure(3, 2)
+        dilated = ndimage.binary_dilation(reference[window], element, iterations=dilation_vox)
+        reach[window] = find_lesions(dilated, 26).labels
     sizes_vox = np.bincount(reach[reference], minlength=int(reach.max(initial=0)) + 1)[1:]
-    return Lesions(np.where(reference, reach, 0).astype(np.int32, copy=False), sizes_vox), reach
+    return Lesions(reach * reference, sizes_vox), reach
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,12 +139,13 @@ def score_case(
         LabelError: Not labels, two grids that are not the same, or probabilities that are none.
     """
     predicted, expected = _labels(on_grid_of(reference, prediction)), _labels(reference)
-    _warn_of_unnamed(reference.source, expected, regions)
     box = _box_of((predicted != 0) | (expected != 0))
+    inside = [np.ascontiguousarray(labels[box]) for labels in (predicted, expected)]
+    _warn_of_unnamed(reference.source, inside[1], regions)
     rules = _Rules(convention, reference.grid, tuple(tolerances_mm))
     scores = []
     for region, values in regions.items():
-        masks = [np.isin(labels[box], list(values)) for labels in (predicted, expected)]
+        masks = [np.isin(labels, list(values)) for labels in inside]
         soft = None
         if probabilities is not None:
             volume = on_grid_of(reference, probabilities[region])
@@ -166,7 +167,7 @@ class _Rules:
     ) -> RegionScore:
         """Score two masks, cut out of the grid; whatever they have must be in the box."""
         box = _box_of(predicted | expected)
-        predicted, expected = predicted[box], expected[box]
+        predicted, expected = (np.ascontiguousarray(mask[box]) for mask in (predicted, expected))
         overlap = count_overlap(predicted, expected, int(np.prod(self.grid.shape_vox)))
         empty = _empty(overlap.predicted == 0, overlap.reference == 0)
         pair = self._surfaces(predicted, expected) if empty == "none" else None

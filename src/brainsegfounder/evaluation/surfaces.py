@@ -160,10 +160,11 @@ def cell_labels(surface: Surface, labels: NDArray[np.int32]) -> NDArray[np.int32
         labels: Shape (I, J, K), 0 outside the mask.
     """
     found = np.zeros(len(surface), dtype=np.int32)
-    padded = np.pad(labels, 1)
-    i, j, k = surface.points_vox.T
-    for a, b, c in np.ndindex(2, 2, 2):
-        np.maximum(found, padded[i + a, j + b, k + c], out=found)
+    last = np.array(labels.shape) - 1
+    for corner in np.ndindex(2, 2, 2):
+        # At the border the voxel beyond it gives way to its neighbour, which is of the same cell.
+        places = np.clip(surface.points_vox - corner, 0, last)
+        np.maximum(found, labels[tuple(places.T)], out=found)
     return found
 
 

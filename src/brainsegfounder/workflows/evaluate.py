@@ -40,7 +40,7 @@ from brainsegfounder.workflows.worker_pool import Lost, work_in_processes
 __all__ = ["Evaluated", "case_name", "evaluate", "run_evaluate", "score_folders"]
 
 # Below this many cases other processes take longer to start than they save.
-FEW_CASES = 4
+FEW_CASES = 8
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
