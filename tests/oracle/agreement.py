@@ -9,6 +9,7 @@ prints the largest disagreement of every number and whose it is; exit code 1 if 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from made_masks import made_pair, voxels_of
+from made_masks import made_pair, made_probabilities, voxels_of
 
 from brainsegfounder.evaluation.conventions import convention
 from brainsegfounder.evaluation.metrics import score_case
@@ -53,6 +54,10 @@ def comparisons(theirs: dict[str, Any]) -> Iterator[tuple[str, Number, Number]]:
     yield "panoptica FN", ours.num_missed, found["fn"]
     if found["rq"] is not None:
         yield "panoptica RQ", ours.lesion_f1, found["rq"]
+    if (surfaces := theirs["surfaces"]) is not None:
+        plain = scored(number, "plain")
+        yield "plain Dice", plain.dice, theirs["brats-2021"]["dice"]
+        yield "plain HD95", plain.hd95_mm, theirs["brats-2021"]["hd95_mm"]
     for name in ("brats-2021", "atlas-2022"):
         ours = scored(number, name)
         for column, value in theirs[name].items():
@@ -64,6 +69,32 @@ def comparisons(theirs: dict[str, Any]) -> Iterator[tuple[str, Number, Number]]:
         yield f"brats-2023 {tumour} TP", ours.num_found, found["tp"]
         yield f"brats-2023 {tumour} FP", ours.num_false, found["fp"]
         yield f"brats-2023 {tumour} FN", ours.num_missed, found["fn"]
+
+
+def comparisons_of_probabilities(number: int) -> Iterator[tuple[str, Number, Number]]:
+    """The same for the soft Dice, by MONAI's loss, and average precision, by scikit-learn."""
+    import torch
+    from monai.losses import DiceLoss
+    from sklearn.metrics import average_precision_score
+
+    prediction, reference, spacing_mm = made_pair(number)
+    probabilities = made_probabilities(number)
+    affine = np.diag([*spacing_mm, 1.0])
+    labels = [Volume(mask[None].astype(np.int16), affine) for mask in (prediction, reference)]
+    volume = Volume(probabilities[None], affine)
+    rules = convention("published-soft")
+    [ours] = score_case(
+        "case", *labels, {"lesion": [1]}, convention=rules, probabilities={"lesion": volume}
+    )
+    if not reference.any():
+        yield "published-soft Dice is left out", float(not np.isnan(ours.dice)), 0.0
+        return
+    pair = (torch.from_numpy(one[None, None].astype(float)) for one in (probabilities, reference))
+    loss = DiceLoss(include_background=True, smooth_nr=0, smooth_dr=0)(*pair)
+    yield "published-soft Dice (MONAI)", ours.dice, 1 - float(loss)
+    flat = (reference.ravel(), probabilities.ravel().astype(float))
+    theirs = float(average_precision_score(*flat))
+    yield "average precision (scikit-learn)", ours.average_precision, theirs
 
 
 def same_masks(theirs: dict[str, Any]) -> bool:
@@ -85,7 +116,8 @@ def main() -> None:
     over: list[str] = []
     for row in table["pairs"]:
         assert same_masks(row), row["pair"]
-        for name, ours, theirs in comparisons(row):
+        found = (comparisons(row), comparisons_of_probabilities(row["pair"]))
+        for name, ours, theirs in itertools.chain(*found):
             difference = apart(ours, theirs)
             worst[name] = max(worst.get(name, (0.0, -1)), (difference, row["pair"]))
             if difference > LIMIT:

@@ -132,6 +132,14 @@ def made_pair(number: int):
     return prediction, reference, spacing_mm
 
 
+def made_probabilities(number: int):
+    """Probabilities around the prediction of a number, with exact zeros and ones among them."""
+    prediction, _, _ = made_pair(number)
+    rng = np.random.default_rng(number + 10_000)
+    smooth = ndimage.gaussian_filter(prediction.astype(float), rng.uniform(0.3, 2.0))
+    return np.clip(smooth + 0.1 * rng.standard_normal(prediction.shape), 0, 1).astype(np.float32)
+
+
 def voxels_of(mask) -> list[int]:
     """Enough to notice that another version of numpy draws other masks."""
     places = np.flatnonzero(mask)

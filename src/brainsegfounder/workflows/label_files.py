@@ -118,8 +118,10 @@ def probability_files(
 def _held(case: str, name: str, regions: list[str]) -> list[tuple[str, str, int | None]]:
     """Case, region and volume of everything that a file holds, by its name."""
     if label := REGION.search(name):
+        # An entity's value has no dash; and region `label-1` stands as it is.
+        named = {one: one.lower().removeprefix("label-").replace("-", "") for one in regions}
         wanted = label["region"].lower()
-        return [(case, one, None) for one in regions if one.lower().replace("-", "") == wanted]
+        return [(case, one, None) for one in regions if named[one] == wanted]
     for one in regions:
         if case.lower().endswith(f"_{one.lower()}"):
             return [(case[: -len(one) - 1], one, None)]

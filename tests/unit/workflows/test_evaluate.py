@@ -167,7 +167,7 @@ def test_a_file_of_one_volume_is_not_taken_for_several_regions(tmp_path: Path) -
     done = run_evaluate(
         predictions, references, tmp_path / "out", rules=rules, probabilities=tmp_path / "q"
     )
-    assert [score.average_precision for score in done.scores][0] == 1.0
+    assert done.scores[0].average_precision == 1.0
     assert "one volume for 3 regions" in done.refused["case1"]
 
 
