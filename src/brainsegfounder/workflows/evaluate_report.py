@@ -90,9 +90,12 @@ def _highlights(scores: Sequence[RegionScore], rules: Convention) -> list[Highli
     for region, row in summarise(scores).items():
         values = [score.dice for score in counted(scores) if score.region == region]
         detail = f"{min(values):.2f} to {max(values):.2f}, {row.num_cases} cases"
-        name = f"{rules.dice_name[0].upper()}{rules.dice_name[1:]} {region}"
-        tiles.append(Highlight(name, f"{row.dice_mean:.3f}", detail))
+        tiles.append(Highlight(f"{_dice_name(rules)} {region}", f"{row.dice_mean:.3f}", detail))
     return tiles
+
+
+def _dice_name(rules: Convention) -> str:
+    return rules.dice_name[0].upper() + rules.dice_name[1:]
 
 
 def _provisional(rules: Convention) -> list[str]:
@@ -122,8 +125,8 @@ def _facts(rules: Convention) -> dict[str, Cell]:
 def _strip(scores: Sequence[RegionScore], rules: Convention) -> list[Picture]:
     if not scores:
         return []
-    caption = f"{rules.dice_name} of every case, convention {rules.name}."
-    return [Picture(dice_strip(scores), caption, "Dots of Dice per region.")]
+    title = f"{_dice_name(rules)} of every case, convention {rules.name}"
+    return [Picture(dice_strip(scores, title), f"{title}.", "Dots of Dice per region.")]
 
 
 def _metrics_table(scores: Sequence[RegionScore]) -> Table:
