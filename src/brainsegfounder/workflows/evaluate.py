@@ -106,7 +106,8 @@ class How:
     Attributes:
         convention: By which rules.
         regions: Label values of each region; None takes every label of the references by itself.
-        legal: Label values that may occur beside 0; None allows those of the regions.
+        legal: Label values that may occur beside 0; None allows all, or where `regions` is None
+            those of the references.
         tolerances_mm: Of the surface Dice.
         reading: What is allowed of the files.
         probabilities: Folder of `*_probseg.nii.gz`, or None.
@@ -155,7 +156,8 @@ def evaluate(
         return [score.row() for score in scores]
     if isinstance(prediction, Volume) or isinstance(reference, Volume):
         raise DataError("a volume and a path; expected two volumes or two paths.")
-    how = How(rules, regions or rules.regions, reading=_any_size(AS_IT_IS))
+    wanted, legal = (regions, None) if regions else _labels_of(rules, None)
+    how = How(rules, wanted, legal, reading=_any_size(AS_IT_IS))
     result = score_folders(Path(prediction), Path(reference), how)
     return [score.row() for score in result.scores]
 
@@ -226,10 +228,11 @@ def score_folders(predictions: Path, references: Path, how: How) -> Evaluated:
         expected = LabelFiles(dict(zip(predicted.files, expected.files.values(), strict=True)))
     result = _unpaired(predicted, expected)
     shared = sorted(predicted.files.keys() & expected.files.keys())
-    regions = how.regions
+    regions, legal = how.regions, how.legal
     if regions is None:
         shared, regions = _reference_regions(shared, expected, how, result)
-    items = _items(shared, predicted, expected, regions, how)
+        legal = _values_of(regions)
+    items = _items(shared, predicted, expected, regions, legal, how)
     for place, answer in sorted(_answers(score_files, items, how.jobs, "evaluating")):
         if isinstance(answer, Lost):
             answer = CaseResult(reason=f"{answer}. Lower --jobs.")
@@ -249,10 +252,16 @@ def _labels_of(
     rules: Convention, recipe: Recipe | None
 ) -> tuple[Regions | None, Sequence[int] | None]:
     """Regions and legal values: the convention's, or else the recipe's."""
-    if rules.regions is not None or recipe is None or not recipe.data.regions:
-        return rules.regions, None
+    if rules.regions is not None:
+        return rules.regions, _values_of(rules.regions)
+    if recipe is None or not recipe.data.regions:
+        return None, None
     regions = {name: region.labels for name, region in recipe.data.regions.items()}
     return regions, sorted(set(recipe.data.labels.values()))
+
+
+def _values_of(regions: Regions) -> list[int]:
+    return sorted({value for values in regions.values() for value in values})
 
 
 def _any_size(reading: ReadingSettings) -> ReadingSettings:
@@ -296,10 +305,10 @@ def _items(
     predicted: LabelFiles,
     expected: LabelFiles,
     regions: Regions,
+    legal: Sequence[int] | None,
     how: How,
 ) -> list[CaseFiles]:
     probable = probability_files(how.probabilities, regions) if how.probabilities else None
-    legal = how.legal or sorted({value for values in regions.values() for value in values})
     return [
         CaseFiles(
             case,

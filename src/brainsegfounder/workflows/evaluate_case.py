@@ -25,7 +25,7 @@ class CaseFiles:
         prediction: Labels.
         reference: Labels.
         regions: Label values of each region.
-        legal: Label values that may occur beside 0.
+        legal: Label values that may occur beside 0; None allows all.
         convention: By which rules.
         tolerances_mm: Of the surface Dice.
         reading: What is allowed of the files.
@@ -36,7 +36,7 @@ class CaseFiles:
     prediction: Path
     reference: Path
     regions: Regions
-    legal: Collection[int]
+    legal: Collection[int] | None
     convention: Convention
     tolerances_mm: tuple[float, ...]
     reading: ReadingSettings

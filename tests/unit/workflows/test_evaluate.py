@@ -218,6 +218,12 @@ def test_labels_of_the_recipe_are_the_legal_ones(tmp_path: Path) -> None:
     assert {score.region: score.dice for score in done.scores[:3]}["ET"] == 1.0
 
 
+def test_regions_given_in_python_need_not_name_every_label(tmp_path: Path) -> None:
+    predictions, references = folders(tmp_path, 1)
+    rows = brainsegfounder.evaluate(predictions, references, {"ET": (4,)})
+    assert [(row["region"], row["dice"]) for row in rows] == [("ET", 1.0)]
+
+
 def test_tolerances_name_their_columns(tmp_path: Path) -> None:
     predictions, references = folders(tmp_path, 1)
     run_evaluate(predictions, references, tmp_path / "out", tolerances_mm=[0.5, 3])
