@@ -127,14 +127,17 @@ def score_lesions(
 
 def _lesions_by_dilation(reference: Bool, dilation_vox: int) -> tuple[Lesions, NDArray[np.int32]]:
     """Lesions whose dilations do not touch, and which voxels each one's dilation reaches."""
-    reach = np.zeros(reference.shape, dtype=np.int32)
+    reach, labels = np.zeros((2, *reference.shape), dtype=np.int32)
+    sizes_vox = np.zeros(0, dtype=np.int64)
     for box in ndimage.find_objects(reference.view(np.uint8)):
         window = tuple(slice(max(0, s.start - dilation_vox), s.stop + dilation_vox) for s in box)
         element = ndimage.generate_binary_structure(3, 2)
-        dilated = ndimage.binary_dilation(reference[window], element, iterations=dilation_vox)
-        reach[window] = find_lesions(dilated, 26).labels
-    sizes_vox = np.bincount(reach[reference], minlength=int(reach.max(initial=0)) + 1)[1:]
-    return Lesions(reach * reference, sizes_vox), reach
+        here = reference[window]
+        dilated = ndimage.binary_dilation(here, element, iterations=dilation_vox)
+        numbers = find_lesions(dilated, 26).labels
+        reach[window], labels[window] = numbers, numbers * here
+        sizes_vox = np.bincount(numbers[here])[1:]
+    return Lesions(labels, sizes_vox), reach
 
 
 @dataclass(frozen=True, slots=True)

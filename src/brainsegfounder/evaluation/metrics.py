@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from brainsegfounder.errors import LabelError
 from brainsegfounder.evaluation.calibration import ProbabilityScore, score_probabilities
@@ -277,8 +276,10 @@ def _binary_pair(prediction: Mask, reference: Mask) -> tuple[Bool, Bool]:
 
 def _box_of(mask: Bool) -> tuple[slice, ...]:
     """The smallest box that holds a mask; one voxel where it is empty."""
-    boxes = ndimage.find_objects(mask.view(np.uint8))
-    return boxes[0] if boxes else (slice(0, 1),) * mask.ndim
+    rows = mask.any(axis=2)
+    along = (rows.any(axis=1), rows.any(axis=0), mask.any(axis=(0, 1)))
+    hits = [np.flatnonzero(axis) for axis in along]
+    return tuple(slice(h[0], h[-1] + 1) if len(h) else slice(0, 1) for h in hits)
 
 
 def _labels(volume: Volume) -> NDArray[Any]:
