@@ -276,8 +276,8 @@ def _binary_pair(prediction: Mask, reference: Mask) -> tuple[Bool, Bool]:
 
 def _box_of(mask: Bool) -> tuple[slice, ...]:
     """The smallest box that holds a mask; one voxel where it is empty."""
-    rows = mask.any(axis=2)
-    along = (rows.any(axis=1), rows.any(axis=0), np.any(mask, axis=(0, 1)))
+    rows, columns = np.any(mask, axis=2), np.any(mask, axis=0)
+    along = (np.any(rows, axis=1), np.any(rows, axis=0), np.any(columns, axis=0))
     hits = [np.flatnonzero(axis) for axis in along]
     return tuple(slice(h[0], h[-1] + 1) if len(h) else slice(0, 1) for h in hits)
 
