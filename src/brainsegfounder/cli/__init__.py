@@ -14,6 +14,7 @@ import typer
 from brainsegfounder.cli.auditing import audit
 from brainsegfounder.cli.comparing import compare
 from brainsegfounder.cli.endings import end_with_refused
+from brainsegfounder.cli.evaluation import evaluate
 from brainsegfounder.cli.launching import launchable
 from brainsegfounder.cli.options import (
     Data,
@@ -249,31 +250,9 @@ def predict(
     end_with_refused(done.refused)
 
 
-@app.command()
-def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="A folder of label files, or one file.")],
-    references: Annotated[Path, typer.Argument(help="The same, matched by case name.")],
-    out: Out,
-    recipe: RecipeOption = None,
-    overrides: Overrides = None,
-) -> None:
-    """Score predictions against references: Dice, HD95 and volumes per case and region."""
-    from brainsegfounder.evaluation.metrics import summarise
-    from brainsegfounder.recipes import load_recipe
-    from brainsegfounder.workflows.evaluate import run_evaluate
-
-    settings = load_recipe(recipe, overrides or []) if recipe else None
-    done = run_evaluate(predictions, references, out, settings)
-    for region, row in summarise(done.scores).items():
-        typer.echo(
-            f"{region}: Dice {row.dice_mean:.3f}, HD95 {row.hd95_mm_mean:.1f} mm "
-            f"over {row.num_cases} cases"
-        )
-    end_with_refused(done.refused)
-
-
-app.command()(audit)
+app.command()(evaluate)
 app.command()(compare)
+app.command()(audit)
 
 
 @app.command("convert-weights")

@@ -1,91 +1,65 @@
-"""Two masks to numbers: overlap, surface distance and volumes, with the empty cases spelled out.
+"""Two masks to numbers, by a convention: overlap, surfaces, volumes, lesions, probabilities.
 
-Every function takes whole masks of one case; `score_case` takes label volumes and regions, and
-brings the prediction to the reference's axes first. All of it is numpy and scipy.
+`score_case` takes label volumes and regions, brings the prediction to the reference's axes, cuts
+out the box that holds all labels, and scores every region by a `Convention`. All of it is numpy and
+scipy. The parts are in `overlap`, `surfaces`, `lesions`, `lesion_wise` and `calibration`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import KDTree
 
 from brainsegfounder.errors import LabelError
-from brainsegfounder.files import write_text
-from brainsegfounder.volumes.geometry import same_grid
-from brainsegfounder.volumes.volume import Affine, Volume
+from brainsegfounder.evaluation.calibration import ProbabilityScore, score_probabilities
+from brainsegfounder.evaluation.conventions import PLAIN, Convention
+from brainsegfounder.evaluation.grids import on_grid_of
+from brainsegfounder.evaluation.lesion_wise import LesionWise, score_lesions
+from brainsegfounder.evaluation.lesions import (
+    Matches,
+    find_lesions,
+    match_by_overlap,
+    match_one_to_one,
+)
+from brainsegfounder.evaluation.overlap import count_overlap
+from brainsegfounder.evaluation.score_files import write_metrics
+from brainsegfounder.evaluation.scores import Empty, RegionScore, RegionSummary, summarise
+from brainsegfounder.evaluation.surfaces import (
+    SurfacePair,
+    distances,
+    surface_elements,
+    surface_pair,
+    surface_voxels,
+)
+from brainsegfounder.volumes.volume import Grid, Volume
+
+__all__ = [
+    "RULES",
+    "TOLERANCES_MM",
+    "RegionScore",
+    "RegionSummary",
+    "Regions",
+    "dice",
+    "hd95_mm",
+    "on_grid_of",
+    "score_case",
+    "summarise",
+    "write_metrics",
+]
 
 logger = logging.getLogger(__name__)
 
 Mask = NDArray[Any]
+Bool = NDArray[np.bool_]
 Regions = Mapping[str, Sequence[int]]
-Empty = Literal["none", "prediction", "reference", "both"]
 
-FORMAT_VERSION = 1
-RULES: dict[str, str] = {
-    "convention": "plain: each region of each case is scored once, as one whole mask.",
-    "dice": "Dice = 2|P∩R| / (|P|+|R|) on binary masks, never on probabilities. "
-    "Both masks empty: 1. Exactly one empty: 0.",
-    "hd95_mm": "95th percentile of the distances from each surface voxel of one mask to the "
-    "nearest surface voxel of the other, in millimetres; the larger of the two directions. "
-    "Surface = mask minus its erosion with face connectivity; the border of the image counts as "
-    "surface. Both masks empty: 0. Exactly one empty: the diagonal of the field of view.",
-    "volume": "Volumes are voxel counts times the voxel volume, in millilitres. "
-    "The difference is prediction minus reference.",
-    "empty": "No case is left out: empty masks count by the rules above, and the column 'empty' "
-    "says which mask was empty.",
-    "grid": "Scored on the reference's own grid. A prediction whose axes are permuted or flipped "
-    "is turned by whole voxels; nothing is interpolated.",
-    "aggregate": "Mean, median and sample standard deviation (n-1) over all cases of a region.",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class RegionScore:
-    """What one region of one case scored.
-
-    Attributes:
-        case: Name of the case.
-        region: Name of the region.
-        dice: Overlap, 0 to 1.
-        hd95_mm: 95 % surface distance.
-        volume_ml: Volume of the prediction.
-        reference_volume_ml: Volume of the reference.
-        volume_difference_ml: Prediction minus reference.
-        empty: Which of the two masks had no voxel.
-    """
-
-    case: str
-    region: str
-    dice: float
-    hd95_mm: float
-    volume_ml: float
-    reference_volume_ml: float
-    volume_difference_ml: float
-    empty: Empty
-
-
-@dataclass(frozen=True, slots=True)
-class RegionSummary:
-    """One region over all cases; `dice_sd` is None for a single case."""
-
-    num_cases: int
-    dice_mean: float
-    dice_sd: float | None
-    dice_median: float
-    hd95_mm_mean: float
-    hd95_mm_median: float
-    volume_difference_ml_mean: float
+RULES = PLAIN.rules
+TOLERANCES_MM = (1.0, 2.0)
 
 
 def dice(prediction: Mask, reference: Mask) -> float:
@@ -101,11 +75,7 @@ def dice(prediction: Mask, reference: Mask) -> float:
     Raises:
         LabelError: The shapes differ.
     """
-    predicted, expected = _binary_pair(prediction, reference)
-    total = np.count_nonzero(predicted) + np.count_nonzero(expected)
-    if total == 0:
-        return 1.0
-    return float(2.0 * np.count_nonzero(predicted & expected) / total)
+    return count_overlap(*_binary_pair(prediction, reference)).dice
 
 
 def hd95_mm(
@@ -133,18 +103,21 @@ def hd95_mm(
     if not predicted.any() or not expected.any():
         return float(diagonal_mm) if predicted.any() or expected.any() else 0.0
     # Outside the box around both masks there is background only, so no surface is lost.
-    box = ndimage.find_objects((predicted | expected).astype(np.uint8))[0]
-    surfaces_mm = [_surface_mm(mask[box], spacing_mm) for mask in (predicted, expected)]
-    # A tree of surface points beats a distance transform unless the masks are noise: one far
-    # false positive makes the box as large as the image.
-    trees = [KDTree(surface, leafsize=32) for surface in surfaces_mm]
-    there = trees[1].query(surfaces_mm[0])[0]
-    back = trees[0].query(surfaces_mm[1])[0]
+    box = _box_of(predicted | expected)
+    one, other = (surface_voxels(mask[box], spacing_mm) for mask in (predicted, expected))
+    there, back = distances(one, other).mm, distances(other, one).mm
     return float(max(np.percentile(there, 95), np.percentile(back, 95)))
 
 
 def score_case(
-    case: str, prediction: Volume, reference: Volume, regions: Regions
+    case: str,
+    prediction: Volume,
+    reference: Volume,
+    regions: Regions,
+    *,
+    convention: Convention = PLAIN,
+    tolerances_mm: Sequence[float] = TOLERANCES_MM,
+    probabilities: Mapping[str, Volume] | None = None,
 ) -> list[RegionScore]:
     """Score every region of one case on the reference's grid.
 
@@ -154,95 +127,145 @@ def score_case(
             reference's as long as it is the same physical grid.
         reference: Labels, shape (1, I, J, K).
         regions: For each region the label values that make it up.
+        convention: By which rules.
+        tolerances_mm: Of the surface Dice.
+        probabilities: For each region its probabilities, on the same physical grid.
 
     Returns:
         One score per region, in the order of `regions`.
 
     Raises:
-        LabelError: Not labels, or two grids that are not the same.
+        LabelError: Not labels, two grids that are not the same, or probabilities that are none.
     """
     predicted, expected = _labels(on_grid_of(reference, prediction)), _labels(reference)
-    _warn_of_unnamed(reference.source, expected, regions)
-    voxel_ml, diagonal_mm = reference.grid.voxel_volume_ml, reference.grid.diagonal_mm
+    box = _box_of((predicted != 0) | (expected != 0))
+    inside = [np.ascontiguousarray(labels[box]) for labels in (predicted, expected)]
+    _warn_of_unnamed(reference.source, inside[1], regions)
+    rules = _Rules(convention, reference.grid, tuple(tolerances_mm))
     scores = []
     for region, values in regions.items():
-        p, r = np.isin(predicted, list(values)), np.isin(expected, list(values))
-        volume_ml, reference_ml = (float(np.count_nonzero(mask)) * voxel_ml for mask in (p, r))
-        score = RegionScore(
-            case=case,
-            region=region,
-            dice=dice(p, r),
-            hd95_mm=hd95_mm(p, r, reference.spacing_mm, diagonal_mm),
-            volume_ml=volume_ml,
-            reference_volume_ml=reference_ml,
-            volume_difference_ml=volume_ml - reference_ml,
-            empty=_empty(volume_ml == 0, reference_ml == 0),
-        )
-        scores.append(score)
+        masks = [np.isin(labels, list(values)) for labels in inside]
+        soft = None
+        if probabilities is not None:
+            volume = on_grid_of(reference, probabilities[region])
+            soft = score_probabilities(_checked(volume), np.isin(expected, list(values)))
+        scores.append(rules.score(case, region, masks[0], masks[1], soft))
     return scores
 
 
-def on_grid_of(reference: Volume, volume: Volume) -> Volume:
-    """The volume on the reference's grid, moving whole voxels only.
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """A convention at work on one grid."""
 
-    Args:
-        reference: Where the result must be.
-        volume: The same physical grid, perhaps in another axis order or with axes flipped.
+    convention: Convention
+    grid: Grid
+    tolerances_mm: tuple[float, ...]
 
-    Returns:
-        The volume itself where the grids agree within half a voxel, otherwise a turned copy with
-        the reference's affine.
+    def score(
+        self, case: str, region: str, predicted: Bool, expected: Bool, soft: ProbabilityScore | None
+    ) -> RegionScore:
+        """Score two masks, cut out of the grid; whatever they have must be in the box."""
+        box = _box_of(predicted | expected)
+        predicted, expected = (np.ascontiguousarray(mask[box]) for mask in (predicted, expected))
+        overlap = count_overlap(predicted, expected, int(np.prod(self.grid.shape_vox)))
+        empty = _empty(overlap.predicted == 0, overlap.reference == 0)
+        pair = self._surfaces(predicted, expected) if empty == "none" else None
+        whole_hd95_mm = self._whole_hd95_mm(predicted, expected, pair, empty)
+        by_lesion, matches = self._lesions(predicted, expected, pair)
+        voxel_ml = self.grid.voxel_volume_ml
+        volume_ml, reference_ml = overlap.predicted * voxel_ml, overlap.reference * voxel_ml
+        difference_vox = overlap.predicted - overlap.reference
+        score, score_mm = overlap.dice, whole_hd95_mm
+        if by_lesion is not None:
+            score, score_mm = by_lesion.dice, by_lesion.hd95_mm
+        if self.convention.soft_dice:
+            score = float("nan") if soft is None or soft.soft_dice is None else soft.soft_dice
+        return RegionScore(
+            case=case,
+            region=region,
+            dice=score,
+            hd95_mm=score_mm,
+            volume_ml=volume_ml,
+            reference_volume_ml=reference_ml,
+            volume_difference_ml=volume_ml - reference_ml,
+            empty=empty,
+            volume_difference_vox=abs(difference_vox),
+            lesion_count_difference=abs(matches.num_predicted - matches.num_reference),
+            lesion_f1=matches.f1,
+            absolute_volume_error_ml=abs(volume_ml - reference_ml),
+            relative_volume_error=_relative(difference_vox, overlap.reference),
+            iou=overlap.iou,
+            sensitivity=overlap.sensitivity,
+            specificity=overlap.specificity,
+            precision=overlap.precision,
+            nsd={f"nsd_{mm:g}mm": self._nsd(pair, mm, empty) for mm in self.tolerances_mm},
+            mean_surface_distance_mm=self._by_rule(
+                None if pair is None else pair.mean_distance_mm, empty
+            ),
+            whole_dice=overlap.dice,
+            whole_hd95_mm=whole_hd95_mm,
+            num_lesions=matches.num_predicted,
+            num_reference_lesions=matches.num_reference,
+            num_found=matches.num_found,
+            num_missed=matches.num_missed,
+            num_false=matches.num_false,
+            detection=matches.by_size(voxel_ml),
+            average_precision=None if soft is None else soft.average_precision,
+            brier=None if soft is None else soft.brier,
+            ece=None if soft is None else soft.ece,
+            reliability=() if soft is None else soft.reliability,
+        )
 
-    Raises:
-        LabelError: The two are different grids; the message names both.
-    """
-    if same_grid(reference.grid, volume.grid):
-        return volume
-    turned = _turned(volume, np.linalg.inv(reference.affine) @ volume.affine)
-    if turned is None or not same_grid(reference.grid, turned.grid):
-        raise LabelError(_grid_message(reference, volume))
-    return replace(turned, affine=reference.affine)
+    def _surfaces(self, predicted: Bool, expected: Bool) -> SurfacePair:
+        one, other = (
+            surface_elements(mask, self.grid.spacing_mm) for mask in (predicted, expected)
+        )
+        return surface_pair(one, other)
+
+    def _whole_hd95_mm(
+        self, predicted: Bool, expected: Bool, pair: SurfacePair | None, empty: Empty
+    ) -> float:
+        if pair is None:
+            return self._by_rule(None, empty)
+        if self.convention.surface == "elements":
+            return pair.hd95_mm
+        return hd95_mm(predicted, expected, self.grid.spacing_mm, self.grid.diagonal_mm)
+
+    def _lesions(
+        self, predicted: Bool, expected: Bool, pair: SurfacePair | None
+    ) -> tuple[LesionWise | None, Matches]:
+        rules = self.convention
+        if rules.matching == "dilated":
+            found = score_lesions(
+                predicted,
+                expected,
+                pair,
+                dilation_vox=rules.dilation_vox,
+                voxel_mm3=float(np.prod(self.grid.spacing_mm)),
+                min_lesion_mm3=rules.min_lesion_mm3,
+            )
+            return found, found.matches
+        one, other = (find_lesions(mask, rules.connectivity) for mask in (predicted, expected))
+        if rules.matching == "one-to-one":
+            return None, match_one_to_one(one, other, rules.min_iou)
+        return None, match_by_overlap(one, other)
+
+    def _by_rule(self, distance_mm: float | None, empty: Empty) -> float:
+        """A distance, or what it is where a mask is empty."""
+        if distance_mm is not None:
+            return distance_mm
+        if empty == "both":
+            return 0.0
+        penalty_mm = self.convention.one_empty_hd95_mm
+        return self.grid.diagonal_mm if penalty_mm is None else penalty_mm
+
+    def _nsd(self, pair: SurfacePair | None, tolerance_mm: float, empty: Empty) -> float:
+        if pair is None:
+            return 1.0 if empty == "both" else 0.0
+        return pair.dice(tolerance_mm)
 
 
-def summarise(scores: Sequence[RegionScore]) -> dict[str, RegionSummary]:
-    """Sum up the scores of each region over its cases, in order of first appearance."""
-    by_region: dict[str, list[RegionScore]] = {}
-    for score in scores:
-        by_region.setdefault(score.region, []).append(score)
-    return {region: _summary(members) for region, members in by_region.items()}
-
-
-def write_metrics(
-    folder: Path,
-    scores: Sequence[RegionScore],
-    rules: Mapping[str, str],
-    extra: Mapping[str, Any],
-) -> None:
-    """Write `metrics.csv` (rounded, one row per case and region) and `metrics.json` (exact).
-
-    Args:
-        folder: Made where it does not exist; files of these names are replaced.
-        scores: What to write; the order is kept.
-        rules: Sentences that say how the numbers came about, usually `RULES`.
-        extra: Further top-level entries of the JSON file, such as recipe and data.
-
-    Raises:
-        RunError: A file cannot be written.
-    """
-    content: dict[str, Any] = {
-        **extra,
-        "convention": "plain",
-        "version": FORMAT_VERSION,
-        "rules": dict(rules),
-        "cases": [asdict(score) for score in scores],
-        "aggregate": {region: asdict(row) for region, row in summarise(scores).items()},
-    }
-    write_text(folder / "metrics.csv", _csv(scores))
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(folder / "metrics.json", text + "\n")
-
-
-def _binary_pair(prediction: Mask, reference: Mask) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _binary_pair(prediction: Mask, reference: Mask) -> tuple[Bool, Bool]:
     if prediction.shape != reference.shape:
         raise LabelError(
             f"a prediction of shape {prediction.shape} and a reference of shape "
@@ -251,31 +274,12 @@ def _binary_pair(prediction: Mask, reference: Mask) -> tuple[NDArray[np.bool_], 
     return np.asarray(prediction > 0.5), np.asarray(reference > 0.5)
 
 
-def _surface_mm(mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.float64]:
-    """Positions of the mask's surface voxels, shape (num_points, 3)."""
-    surface = mask & ~ndimage.binary_erosion(mask)
-    return np.argwhere(surface).astype(np.float64) * np.asarray(spacing_mm, dtype=np.float64)
-
-
-def _turned(volume: Volume, to_reference: Affine) -> Volume | None:
-    """Permute and flip the voxel axes to run along the reference's; None where none fits.
-
-    Seen from the reference's axes, so two oblique grids are compared with each other and never
-    with the scanner's.
-    """
-    order = np.abs(to_reference[:3, :3]).argmax(axis=1)
-    if len(set(order.tolist())) < 3:
-        return None
-    back = np.zeros((4, 4))
-    back[3, 3] = 1.0
-    voxels = volume.voxels.transpose(0, *(1 + order))
-    for axis, old_axis in enumerate(order):
-        flipped = to_reference[axis, old_axis] < 0
-        back[old_axis, axis] = -1.0 if flipped else 1.0
-        if flipped:
-            back[old_axis, 3] = volume.shape_vox[old_axis] - 1
-            voxels = np.flip(voxels, axis=axis + 1)
-    return replace(volume, voxels=voxels, affine=volume.affine @ back)
+def _box_of(mask: Bool) -> tuple[slice, ...]:
+    """The smallest box that holds a mask; one voxel where it is empty."""
+    rows, columns = np.any(mask, axis=2), np.any(mask, axis=0)
+    along = (np.any(rows, axis=1), np.any(rows, axis=0), np.any(columns, axis=0))
+    hits = [np.flatnonzero(axis) for axis in along]
+    return tuple(slice(h[0], h[-1] + 1) if len(h) else slice(0, 1) for h in hits)
 
 
 def _labels(volume: Volume) -> NDArray[Any]:
@@ -286,6 +290,16 @@ def _labels(volume: Volume) -> NDArray[Any]:
             "of whole-number labels. Turn probabilities into labels first."
         )
     return np.asarray(voxels[0])
+
+
+def _checked(volume: Volume) -> NDArray[np.floating]:
+    low, high = float(volume.voxels.min(initial=0)), float(volume.voxels.max(initial=0))
+    if low < 0 or high > 1:
+        raise LabelError(
+            f"{volume.source}: values from {low:.4g} to {high:.4g}; expected probabilities from 0 "
+            "to 1. Apply the sigmoid or softmax first."
+        )
+    return np.asarray(volume.voxels[0])
 
 
 def _warn_of_unnamed(source: str, labels: NDArray[Any], regions: Regions) -> None:
@@ -308,43 +322,7 @@ def _empty(prediction: bool, reference: bool) -> Empty:
     return "reference" if reference else "none"
 
 
-def _grid_message(reference: Volume, volume: Volume) -> str:
-    def described(one: Volume) -> str:
-        rows = "; ".join(" ".join(f"{x:.4g}" for x in row) for row in one.affine[:3])
-        return f"{one.shape_vox} voxels with affine [{rows}]"
-
-    return (
-        f"{volume.source}: {described(volume)}, but the reference {reference.source} has "
-        f"{described(reference)}; expected one physical grid (within half a voxel, axes may be "
-        "turned). Write the prediction on the grid of its input image, or resample it to the "
-        "reference with nearest neighbour."
-    )
-
-
-def _summary(scores: Sequence[RegionScore]) -> RegionSummary:
-    dices = np.array([score.dice for score in scores])
-    distances_mm = np.array([score.hd95_mm for score in scores])
-    return RegionSummary(
-        num_cases=len(scores),
-        dice_mean=float(dices.mean()),
-        dice_sd=float(dices.std(ddof=1)) if len(scores) > 1 else None,
-        dice_median=float(np.median(dices)),
-        hd95_mm_mean=float(distances_mm.mean()),
-        hd95_mm_median=float(np.median(distances_mm)),
-        volume_difference_ml_mean=float(np.mean([s.volume_difference_ml for s in scores])),
-    )
-
-
-def _csv(scores: Sequence[RegionScore]) -> str:
-    columns = [field.name for field in fields(RegionScore)]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    for score in scores:
-        writer.writerow([_rounded(getattr(score, column)) for column in columns])
-    return buffer.getvalue()
-
-
-def _rounded(value: str | float) -> str:
-    """Four decimals: 0.1 µm, 0.1 µL, and more than a Dice can mean."""
-    return value if isinstance(value, str) else f"{value:.4f}"
+def _relative(difference_vox: int, reference_vox: int) -> float | None:
+    if reference_vox:
+        return difference_vox / reference_vox
+    return None if difference_vox else 0.0

@@ -1,37 +1,49 @@
-"""`evaluate`: predictions against references, case by case, by name."""
+"""`evaluate`: predictions against references, case by case, by name, by a stated convention."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from brainsegfounder.errors import DataError
+from brainsegfounder.errors import DataError, UsageError
+from brainsegfounder.evaluation.conventions import PLAIN, Convention, convention
 from brainsegfounder.evaluation.metrics import (
-    RULES,
+    TOLERANCES_MM,
     Regions,
     RegionScore,
     score_case,
     write_metrics,
 )
-from brainsegfounder.evaluation.report import Report, score_tables, write_report
 from brainsegfounder.files import check_new_folder
 from brainsegfounder.runs import progress
-from brainsegfounder.settings import Recipe
-from brainsegfounder.volumes.nifti import is_nifti, read_labels, stem
+from brainsegfounder.settings import AS_IT_IS, ReadingSettings, Recipe
 from brainsegfounder.volumes.volume import Volume
-from brainsegfounder.workflows.reports import dice_highlights
-
-# What is not part of a case's name: the ending that says it is a mask, and BIDS entities of it.
-MASK_ENDING = re.compile(
-    r"(?P<case>.+?)(_(label|desc|space|seg|res)-[a-zA-Z0-9]+)*[_-](seg|lesion|mask|dseg|label|pred)$",
-    re.IGNORECASE,
+from brainsegfounder.workflows.evaluate_case import (
+    CaseFiles,
+    CaseResult,
+    label_values_of,
+    score_files,
 )
+from brainsegfounder.workflows.label_files import (
+    LabelFiles,
+    case_name,
+    label_files,
+    probability_files,
+)
+from brainsegfounder.workflows.worker_pool import Lost, work_in_processes
+
+__all__ = ["Evaluated", "case_name", "evaluate", "run_evaluate", "score_folders"]
+
+# Below this many cases other processes take longer to start than they save.
+FEW_CASES = 8
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,42 +53,126 @@ class Evaluated:
     Attributes:
         scores: One for each case and region.
         refused: Reason for each case that could not be scored, missing ones included.
+        missing: Those of `refused` that have no prediction.
+        extra: Those that have no reference.
+        duplicate: Those of which a folder holds several masks.
     """
 
     scores: list[RegionScore] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    duplicate: list[str] = field(default_factory=list)
+
+    @property
+    def num_scored(self) -> int:
+        """Cases that were scored."""
+        return len({score.case for score in self.scores})
+
+    @property
+    def num_found(self) -> int:
+        """Cases of either side."""
+        return self.num_scored + len(self.refused)
+
+    def summary(self) -> str:
+        """Over how many cases the numbers are, and what became of the others."""
+        named = {
+            "without a prediction": len(self.missing),
+            "without a reference": len(self.extra),
+            "with several masks": len(self.duplicate),
+        }
+        named["that cannot be scored"] = len(self.refused) - sum(named.values())
+        others = ", ".join(f"{number} {what}" for what, number in named.items() if number)
+        return f"{self.num_scored} of {self.num_found} cases scored" + (
+            f"; left out: {others}" if others else ""
+        )
+
+    def record(self) -> dict[str, Any]:
+        """The same for machines."""
+        return {
+            "num_cases_found": self.num_found,
+            "num_cases_scored": self.num_scored,
+            "refused": self.refused,
+            "missing": self.missing,
+            "extra": self.extra,
+            "duplicate": self.duplicate,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How cases are scored.
+
+    Attributes:
+        convention: By which rules.
+        regions: Label values of each region; None takes every label of the references by itself.
+        legal: Label values that may occur beside 0; None allows all, or where `regions` is None
+            those of the references.
+        tolerances_mm: Of the surface Dice.
+        reading: What is allowed of the files.
+        probabilities: Folder of `*_probseg.nii.gz`, or None.
+        jobs: Number of processes; 0 scores all cases in this one.
+    """
+
+    convention: Convention = PLAIN
+    regions: Regions | None = None
+    legal: Sequence[int] | None = None
+    tolerances_mm: tuple[float, ...] = TOLERANCES_MM
+    reading: ReadingSettings = AS_IT_IS
+    probabilities: Path | None = None
+    jobs: int = 0
 
 
 def evaluate(
     prediction: str | os.PathLike[str] | Volume,
     reference: str | os.PathLike[str] | Volume,
     regions: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    convention_name: str = PLAIN.name,
+    tumour_type: str | None = None,
 ) -> list[dict[str, Any]]:
     """Score predictions against references.
 
     Args:
         prediction: A label file, a folder of them, or a volume.
         reference: The same kind.
-        regions: Label values of each region; None takes every non-zero label by itself.
+        regions: Label values of each region; None takes those of the convention, or every
+            non-zero label by itself.
+        convention_name: By which rules, such as `brats-2023`.
+        tumour_type: For `brats-2023`.
 
     Returns:
-        The records of `metrics.json`: case, region, dice, hd95_mm, volumes.
+        The records of `metrics.json`: case, region, dice, hd95_mm, volumes and so on.
 
     Raises:
         DataError: Nothing could be scored.
+        UsageError: There is no such convention.
     """
+    rules = convention(convention_name, tumour_type)
     if isinstance(prediction, Volume) and isinstance(reference, Volume):
-        found = regions or _label_regions(prediction, reference)
+        found = regions or rules.regions or _label_regions(prediction, reference)
         case = case_name(Path(prediction.source))
-        return [asdict(score) for score in score_case(case, prediction, reference, found)]
+        scores = score_case(case, prediction, reference, found, convention=rules)
+        return [score.row() for score in scores]
     if isinstance(prediction, Volume) or isinstance(reference, Volume):
         raise DataError("a volume and a path; expected two volumes or two paths.")
-    result = score_folders(Path(prediction), Path(reference), regions)
-    return [asdict(score) for score in result.scores]
+    wanted, legal = (regions, None) if regions else _labels_of(rules, None)
+    how = How(rules, wanted, legal, reading=_any_size(AS_IT_IS))
+    result = score_folders(Path(prediction), Path(reference), how)
+    return [score.row() for score in result.scores]
 
 
 def run_evaluate(
-    predictions: Path, references: Path, out: Path, recipe: Recipe | None = None
+    predictions: Path,
+    references: Path,
+    out: Path,
+    recipe: Recipe | None = None,
+    *,
+    rules: Convention = PLAIN,
+    reading: ReadingSettings | None = None,
+    probabilities: Path | None = None,
+    tolerances_mm: Sequence[float] = TOLERANCES_MM,
+    jobs: int = 0,
 ) -> Evaluated:
     """Score two folders and write `metrics.json`, `metrics.csv` and `report.html`.
 
@@ -84,55 +180,65 @@ def run_evaluate(
         predictions: A folder of label files, or one file.
         references: The same.
         out: A new folder.
-        recipe: Its regions; without one every non-zero label by itself.
+        recipe: Its regions, unless the convention has its own; without either every label of the
+            references by itself.
+        rules: The convention.
+        reading: What is allowed of the files; None takes it from the recipe.
+        probabilities: A folder of `*_probseg.nii.gz`.
+        tolerances_mm: Of the surface Dice.
+        jobs: Number of processes; 0 uses none but this one.
 
     Raises:
         DataError: Nothing could be scored.
         OutputExistsError: `out` has content.
+        UsageError: The convention needs probabilities, and none were given.
     """
+    from brainsegfounder.workflows.evaluate_report import write_evaluation_report
+
     check_new_folder(out)
-    regions = None
-    if recipe is not None and recipe.data.regions:
-        regions = {name: region.labels for name, region in recipe.data.regions.items()}
-    result = score_folders(predictions, references, regions)
-    facts = {"recipe": recipe.name if recipe else None, "refused": result.refused}
-    write_metrics(out, result.scores, RULES, facts)
-    cases = len({score.case for score in result.scores})
-    report = Report(
-        title=f"Evaluation of {cases} cases",
-        subtitle=f"Regions of recipe {recipe.name}." if recipe else "Every label by itself.",
-        highlights=dice_highlights(result.scores),
-        warnings=[f"{case}: {reason}" for case, reason in result.refused.items()],
-        tables=score_tables(result.scores),
-        rules=RULES,
+    if rules.soft_dice and probabilities is None:
+        raise UsageError(
+            f"--convention {rules.name}: its Dice is of probabilities; expected --probabilities "
+            "FOLDER with *_probseg.nii.gz files."
+        )
+    how = How(
+        rules,
+        *_labels_of(rules, recipe),
+        tuple(tolerances_mm),
+        _any_size(reading or (recipe.reading if recipe else AS_IT_IS)),
+        probabilities,
+        jobs,
     )
-    write_report(out / "report.html", report)
+    result = score_folders(predictions, references, how)
+    facts = {
+        "recipe": recipe.name if recipe else None,
+        "tolerances_mm": list(how.tolerances_mm),
+        **result.record(),
+    }
+    write_metrics(out, result.scores, rules.rules, facts, rules)
+    write_evaluation_report(out / "report.html", result, rules, recipe)
     return result
 
 
-def score_folders(predictions: Path, references: Path, regions: Regions | None) -> Evaluated:
+def score_folders(predictions: Path, references: Path, how: How) -> Evaluated:
     """Score every case found on both sides; what cannot be scored is listed with its reason."""
     predicted, expected = label_files(predictions), label_files(references)
     if predictions.is_file() and references.is_file():
         # Two single files are one case, whatever they are called.
-        expected = dict(zip(predicted, expected.values(), strict=True))
-    result = Evaluated()
-    pairs: dict[str, tuple[Volume, Volume]] = {}
-    for case in sorted(predicted.keys() | expected.keys()):
-        if case not in predicted or case not in expected:
-            side = "prediction" if case not in predicted else "reference"
-            result.refused[case] = f"no {side} found; expected one of this name."
-    shared = sorted(predicted.keys() & expected.keys())
+        expected = LabelFiles(dict(zip(predicted.files, expected.files.values(), strict=True)))
+    result = _unpaired(predicted, expected)
+    shared = sorted(predicted.files.keys() & expected.files.keys())
+    regions, legal = how.regions, how.legal
     if regions is None:
-        regions = _shared_regions([expected[case] for case in shared], result.refused, shared)
-    with progress(len(shared), "evaluating") as report:
-        for number, case in enumerate(shared, start=1):
-            try:
-                pairs = {case: (read_labels(predicted[case]), read_labels(expected[case]))}
-                result.scores.extend(score_case(case, *pairs[case], regions))
-            except DataError as error:
-                result.refused[case] = str(error)
-            report(number, case)
+        shared, regions = _reference_regions(shared, expected, how, result)
+        legal = _values_of(regions)
+    items = _items(shared, predicted, expected, regions, legal, how)
+    for place, answer in sorted(_answers(score_files, items, how.jobs, "evaluating")):
+        if isinstance(answer, Lost):
+            answer = CaseResult(reason=f"{answer}. Lower --jobs.")
+        result.scores.extend(answer.scores)
+        if answer.reason:
+            result.refused[items[place].case] = answer.reason
     if not result.scores:
         first = next(iter(result.refused.items()), ("", "no label file"))
         raise DataError(
@@ -142,54 +248,96 @@ def score_folders(predictions: Path, references: Path, regions: Regions | None) 
     return result
 
 
-def label_files(path: Path) -> dict[str, Path]:
-    """The label files of a folder (or a single one) by case name.
-
-    In a folder where some file's name ends as a mask's does (`_seg`, `_lesion`, `_mask`,
-    `_dseg`), only such files count, so a folder of scans with their masks is fine.
-
-    Raises:
-        DataError: There is none, or two files are of one case.
-    """
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; expected label files.")
-    if path.is_file():
-        return {case_name(path): path}
-    files = [p for p in sorted(path.rglob("*")) if is_nifti(p) and not p.name.startswith(".")]
-    masks = [p for p in files if MASK_ENDING.match(stem(p))]
-    found: dict[str, Path] = {}
-    for file in masks or files:
-        case = case_name(file)
-        if case in found:
-            raise DataError(
-                f"{file}: a second mask of {case} beside {found[case]}; expected one. "
-                "Remove or rename one of them."
-            )
-        found[case] = file
-    if not found:
-        raise DataError(f"{path}: no .nii or .nii.gz file found; expected label files.")
-    return found
+def _labels_of(
+    rules: Convention, recipe: Recipe | None
+) -> tuple[Regions | None, Sequence[int] | None]:
+    """Regions and legal values: the convention's, or else the recipe's."""
+    if rules.regions is not None:
+        return rules.regions, _values_of(rules.regions)
+    if recipe is None or not recipe.data.regions:
+        return None, None
+    regions = {name: region.labels for name, region in recipe.data.regions.items()}
+    return regions, sorted(set(recipe.data.labels.values()))
 
 
-def case_name(path: Path) -> str:
-    """A label file's case: its name without ending and without what says it is a mask."""
-    match = MASK_ENDING.match(stem(path))
-    return match["case"] if match else stem(path)
+def _values_of(regions: Regions) -> list[int]:
+    return sorted({value for values in regions.values() for value in values})
+
+
+def _any_size(reading: ReadingSettings) -> ReadingSettings:
+    """Two masks on one grid can be compared, however small or large it is."""
+    return reading.model_copy(update={"any_size": True})
+
+
+def _unpaired(predicted: LabelFiles, expected: LabelFiles) -> Evaluated:
+    """What stands on one side only, or twice."""
+    result = Evaluated()
+    for side in (expected, predicted):
+        result.refused.update(side.duplicates)
+    result.duplicate.extend(sorted(result.refused))
+    for case in sorted(predicted.files.keys() ^ expected.files.keys()):
+        if case in result.refused:
+            continue
+        is_extra = case in predicted.files
+        absent = "reference" if is_extra else "prediction"
+        (result.extra if is_extra else result.missing).append(case)
+        result.refused[case] = f"no {absent} found; expected one of this name."
+    return result
+
+
+def _reference_regions(
+    cases: list[str], expected: LabelFiles, how: How, result: Evaluated
+) -> tuple[list[str], dict[str, tuple[int, ...]]]:
+    """Every non-zero label of any reference as a region of its own; those that can be read."""
+    items = [(expected.files[case], how.reading) for case in cases]
+    readable, values = [], set[int]()
+    for place, answer in sorted(_answers(label_values_of, items, how.jobs, "reading references")):
+        if isinstance(answer, Lost | str):
+            result.refused[cases[place]] = str(answer)
+        else:
+            readable.append(cases[place])
+            values.update(answer)
+    return readable, {f"label-{value}": (value,) for value in sorted(values)} or {"label-1": (1,)}
+
+
+def _items(
+    cases: Sequence[str],
+    predicted: LabelFiles,
+    expected: LabelFiles,
+    regions: Regions,
+    legal: Sequence[int] | None,
+    how: How,
+) -> list[CaseFiles]:
+    probable = probability_files(how.probabilities, regions) if how.probabilities else None
+    return [
+        CaseFiles(
+            case,
+            predicted.files[case],
+            expected.files[case],
+            regions,
+            legal,
+            how.convention,
+            how.tolerances_mm,
+            how.reading,
+            None if probable is None else probable.get(case, {}),
+        )
+        for case in cases
+    ]
+
+
+def _answers(
+    work: Callable[[Item], Result], items: Sequence[Item], jobs: int, what: str
+) -> Iterator[tuple[int, Result | Lost]]:
+    """Do the work here or in other processes, and show how far it is."""
+    with progress(len(items), what) as report:
+        answers: Iterator[tuple[int, Result | Lost]] = enumerate(map(work, items))
+        if jobs and len(items) >= FEW_CASES:
+            answers = work_in_processes(work, items, min(jobs, len(items)))
+        for number, answer in enumerate(answers, start=1):
+            report(number)
+            yield answer
 
 
 def _label_regions(*volumes: Volume) -> dict[str, tuple[int, ...]]:
     values = sorted({int(v) for volume in volumes for v in np.unique(volume.voxels)} - {0})
     return {f"label-{value}": (value,) for value in values} or {"label-1": (1,)}
-
-
-def _shared_regions(
-    references: list[Path], refused: dict[str, str], cases: list[str]
-) -> dict[str, tuple[int, ...]]:
-    """Every non-zero label of any reference as a region of its own."""
-    volumes = []
-    for case, path in zip(cases, references, strict=True):
-        try:
-            volumes.append(read_labels(path))
-        except DataError as error:
-            refused[case] = str(error)
-    return _label_regions(*volumes)

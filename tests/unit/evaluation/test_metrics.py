@@ -234,9 +234,13 @@ def test_files_hold_every_score_exactly_in_json_and_rounded_in_csv(tmp_path: Pat
     assert content["aggregate"]["WT"]["dice_sd"] is None
     with (tmp_path / "new/metrics.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
-    assert lines[0][:4] == ["case", "region", "dice", "hd95_mm"]
-    assert lines[0][4:] == [
-        "volume_ml", "reference_volume_ml", "volume_difference_ml", "empty"
+    assert lines[0] == [
+        "case", "region", "dice", "hd95_mm", "volume_difference_vox", "volume_difference_ml",
+        "lesion_count_difference", "lesion_f1", "volume_ml", "reference_volume_ml",
+        "absolute_volume_error_ml", "relative_volume_error", "iou", "sensitivity", "specificity",
+        "precision", "mean_surface_distance_mm", "whole_dice", "whole_hd95_mm", "num_lesions",
+        "num_reference_lesions", "num_found", "num_missed", "num_false", "average_precision",
+        "brier", "ece", "empty",
     ]  # fmt: skip
     assert lines[1][:4] == ["Fälle, 1", "WT", "0.3333", "2.0000"]
     assert lines[2][-1] == "both"
