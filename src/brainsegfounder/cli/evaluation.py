@@ -35,6 +35,9 @@ def evaluate(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=0, help="Processes; all cores without; 0: none.")
     ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Whose predictions: refuse what it has seen.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score predictions against references, per case and region, by a stated convention."""
@@ -55,6 +58,7 @@ def evaluate(
         probabilities=probabilities,
         tolerances_mm=tolerances or TOLERANCES_MM,
         jobs=(os.cpu_count() or 1) if jobs is None else jobs,
+        run=run,
     )
     if as_json:
         typer.echo(json.dumps({"convention": rules.name, **done.record()}, indent=1))

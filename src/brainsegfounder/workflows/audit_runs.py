@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brainsegfounder.data.identity import person
+from brainsegfounder.data.identity import person, spelling
+from brainsegfounder.data.layouts.names import subject_of
 from brainsegfounder.data.splits import Split
 from brainsegfounder.errors import DataError, Problem
 from brainsegfounder.runs import OPENINGS_NAME, PROVENANCE_NAME
@@ -86,6 +87,41 @@ def check_run(
     yield _check_choices(name, facts, people["test"], aliases)
     yield _check_split(name, facts)
     yield from _check_openings(name, folder)
+
+
+def check_held_out(run: Path, cases: Iterable[str]) -> dict[str, Any]:
+    """Refuse to score, in a run's name, what it was not tested on.
+
+    Args:
+        run: Its folder.
+        cases: Names of the cases to score; a case belongs to the subject that its name shows.
+
+    Returns:
+        The run's split, for the scores' record: `split_sha256` and `fold`.
+
+    Raises:
+        DataError: The split is not the one that the run was trained with, or a case is of a
+            subject that it trained on or chose its model by.
+    """
+    facts = read_provenance(run)
+    file = f"{run.name}/{PROVENANCE_NAME}"
+    kept = _check_split(run.name, facts)
+    if not kept.is_met:
+        advice = "Score with the run's folder as training left it."
+        raise DataError(Problem("split_changed", file, kept.sentence, "an unchanged split", advice))
+    seen = {spelling(who) for part in ("train", "validation") for who in _names(facts, part)}
+    leaked = [c for c in cases if {spelling(c), spelling(subject_of(c)[0])} & seen]
+    if leaked:
+        raise DataError(
+            Problem(
+                code="not_held_out",
+                file=file,
+                found=f"{_some(leaked)}: seen in training or in the choice of the model",
+                expected="cases of its test subjects or of others",
+                advice="Leave these cases out.",
+            )
+        )
+    return {"split_sha256": facts.get("sha256", {}).get("split"), "fold": facts.get("fold")}
 
 
 def _check_disjoint(name: str, people: Mapping[str, set[str]]) -> Check:

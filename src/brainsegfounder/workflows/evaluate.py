@@ -23,6 +23,7 @@ from brainsegfounder.files import check_new_folder
 from brainsegfounder.runs import progress
 from brainsegfounder.settings import AS_IT_IS, ReadingSettings, Recipe
 from brainsegfounder.volumes.volume import Volume
+from brainsegfounder.workflows.audit_runs import check_held_out
 from brainsegfounder.workflows.evaluate_case import (
     CaseFiles,
     CaseResult,
@@ -173,6 +174,7 @@ def run_evaluate(
     probabilities: Path | None = None,
     tolerances_mm: Sequence[float] = TOLERANCES_MM,
     jobs: int = 0,
+    run: Path | None = None,
 ) -> Evaluated:
     """Score two folders and write `metrics.json`, `metrics.csv` and `report.html`.
 
@@ -187,9 +189,11 @@ def run_evaluate(
         probabilities: A folder of `*_probseg.nii.gz`.
         tolerances_mm: Of the surface Dice.
         jobs: Number of processes; 0 uses none but this one.
+        run: The run whose predictions these are: its split must be unchanged, and no case may be
+            of a subject that it has seen.
 
     Raises:
-        DataError: Nothing could be scored.
+        DataError: Nothing could be scored, or `run` has seen a case.
         OutputExistsError: `out` has content.
         UsageError: The convention needs probabilities, and none were given.
     """
@@ -209,8 +213,10 @@ def run_evaluate(
         probabilities,
         jobs,
     )
+    split = check_held_out(run, label_files(references).files) if run else {}
     result = score_folders(predictions, references, how)
     facts = {
+        **split,
         "recipe": recipe.name if recipe else None,
         "tolerances_mm": list(how.tolerances_mm),
         **result.record(),

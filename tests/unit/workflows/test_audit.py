@@ -17,7 +17,9 @@ from brainsegfounder.volumes.geometry import to_ras
 from brainsegfounder.volumes.intensity import fingerprint
 from brainsegfounder.volumes.nifti import read_nifti, write_nifti
 from brainsegfounder.volumes.phantom import draw_subject
+from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows.audit import Part, parse_part, run_audit
+from brainsegfounder.workflows.evaluate import run_evaluate
 from brainsegfounder.workflows.prepare import run_prepare
 
 PARTS = ("train", "validation", "test")
@@ -185,3 +187,27 @@ def test_a_provenance_that_is_none_is_refused(tmp_path):
     (run / "provenance.json").write_text("[]")
     with pytest.raises(DataError, match=r"run/provenance\.json: list; expected what a run wrote"):
         run_audit([Part("run", run)], tmp_path / "out")
+
+
+def label_folder(folder, *cases):
+    folder.mkdir()
+    voxels = np.zeros((1, 8, 8, 8), np.int16)
+    voxels[0, 2:5, 2:5, 2:5] = 1
+    for case in cases:
+        write_nifti(folder / f"{case}_seg.nii.gz", Volume(voxels, np.eye(4)))
+    return folder
+
+
+def test_L08_evaluation_in_a_runs_name_refuses_what_it_has_seen_and_an_edited_split(tmp_path):
+    honest = label_folder(tmp_path / "honest", "c")
+    leaked = label_folder(tmp_path / "leaked", "c", "sub-B_visit2")
+    run = run_folder(tmp_path / "run")
+    run_evaluate(honest, honest, tmp_path / "out", run=run)
+    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    split = json.loads((run / "provenance.json").read_text())["sha256"]["split"]
+    assert (record["split_sha256"], record["fold"]) == (split, 0)
+    with pytest.raises(DataError, match="sub-B_visit2: seen in training or in the choice"):
+        run_evaluate(leaked, leaked, tmp_path / "out2", run=run)
+    edited = run_folder(tmp_path / "edited", edit=True)
+    with pytest.raises(DataError, match="the lists of subjects are not those it was trained with"):
+        run_evaluate(honest, honest, tmp_path / "out3", run=edited)
