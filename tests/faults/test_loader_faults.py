@@ -82,10 +82,10 @@ def plant(monkeypatch, fault, case="bert"):
     """Let something happen in a worker when it reads a case."""
     crops = PatchDataset._crops
 
-    def faulty(self, stored, rng):
+    def faulty(self, stored, images, rng):
         if stored.case == case and multiprocessing.parent_process() is not None:
             fault()
-        return crops(self, stored, rng)
+        return crops(self, stored, images, rng)
 
     monkeypatch.setattr(PatchDataset, "_crops", faulty)
 
