@@ -41,7 +41,7 @@ def train(scans, tmp_path):
 
 
 @pytest.fixture
-def test_part(tmp_path):
+def held_out(tmp_path):
     folder = tmp_path / "test"
     folder.mkdir()
     return folder
@@ -69,10 +69,10 @@ def noisy(source, target):
     nib.save(nib.Nifti1Image(np.where(voxels, voxels + noise, 0), image.affine), target)
 
 
-def test_L03_L04_each_planted_scan_is_found_and_nothing_else(train, test_part, tmp_path):
+def test_L03_L04_each_planted_scan_is_found_and_nothing_else(train, held_out, tmp_path):
     for n, harm in enumerate((rezipped, reoriented, noisy)):
-        harm(train / f"brain{n}_T1w.nii.gz", test_part / f"someone{n}_T1w.nii.gz")
-    found = audited(tmp_path, train, test_part)
+        harm(train / f"brain{n}_T1w.nii.gz", held_out / f"someone{n}_T1w.nii.gz")
+    found = audited(tmp_path, train, held_out)
     rows = list(csv.DictReader((tmp_path / "audit" / "audit.csv").read_text().splitlines()))
     assert [(row["kind"], row["case"], row["other_case"]) for row in rows] == [
         ("same_voxels", "brain0", "someone0"),
@@ -86,9 +86,9 @@ def test_L03_L04_each_planted_scan_is_found_and_nothing_else(train, test_part, t
     assert "brain2 and someone2" in page
 
 
-def test_parts_without_a_leak_are_clean_and_the_verb_ends_with_0(train, test_part, tmp_path):
-    (train / "brain1_T1w.nii.gz").rename(test_part / "brain1_T1w.nii.gz")
-    words = ["audit", str(train), f"held-out={test_part}", "--out", str(tmp_path / "a")]
+def test_parts_without_a_leak_are_clean_and_the_verb_ends_with_0(train, held_out, tmp_path):
+    (train / "brain1_T1w.nii.gz").rename(held_out / "brain1_T1w.nii.gz")
+    words = ["audit", str(train), f"held-out={held_out}", "--out", str(tmp_path / "a")]
     ended = CliRunner().invoke(app, [*words, "--jobs", "0", "--json"])
     assert ended.exit_code == 0, ended.output
     record = json.loads((tmp_path / "a" / "audit.json").read_text())
@@ -97,10 +97,10 @@ def test_parts_without_a_leak_are_clean_and_the_verb_ends_with_0(train, test_par
     assert record["overlaps"] == []
 
 
-def test_an_unreadable_scan_is_named_and_the_rest_is_compared(train, test_part, tmp_path):
-    shutil.copyfile(train / "brain0_T1w.nii.gz", test_part / "copy_T1w.nii.gz")
-    (test_part / "torn_T1w.nii.gz").write_bytes(b"no image")
-    words = ["audit", str(train), str(test_part), "--out", str(tmp_path / "a"), "--jobs", "0"]
+def test_an_unreadable_scan_is_named_and_the_rest_is_compared(train, held_out, tmp_path):
+    shutil.copyfile(train / "brain0_T1w.nii.gz", held_out / "copy_T1w.nii.gz")
+    (held_out / "torn_T1w.nii.gz").write_bytes(b"no image")
+    words = ["audit", str(train), str(held_out), "--out", str(tmp_path / "a"), "--jobs", "0"]
     ended = CliRunner().invoke(app, words)
     assert ended.exit_code == 3
     assert "LEAK same_voxels" in ended.output
@@ -162,13 +162,13 @@ def test_L08_an_edited_split_is_noticed(tmp_path):
     assert "the lists of subjects are not those it was trained with" in sentence
 
 
-def test_L05_a_test_scan_in_what_a_model_has_seen_is_a_leak(tmp_path, train, test_part):
+def test_L05_a_test_scan_in_what_a_model_has_seen_is_a_leak(tmp_path, train, held_out):
     mark = fingerprint(to_ras(read_nifti(train / "brain2_T1w.nii.gz")).voxels[0])
     run = run_folder(tmp_path / "run")
     facts = json.loads((run / "provenance.json").read_text())
     (run / "provenance.json").write_text(json.dumps({**facts, "seen_scans": [mark]}))
-    shutil.copyfile(train / "brain2_T1w.nii.gz", test_part / "new_T1w.nii.gz")
-    found = audited(tmp_path, run, test_part)
+    shutil.copyfile(train / "brain2_T1w.nii.gz", held_out / "new_T1w.nii.gz")
+    found = audited(tmp_path, run, held_out)
     assert [(str(o.kind), o.other.case) for o in found.leaks] == [("same_voxels", "new")]
 
 
