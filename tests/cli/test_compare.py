@@ -6,26 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from brainsegfounder import cli
-
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command line in this process; gives exit code, output and standard error."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["brainsegfounder", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.err
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return run
 
 
 def _table(path: Path, values: list[float], prefix: str = "case") -> Path:

@@ -73,7 +73,6 @@ def two_cases(real_data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_extraction_registration_and_n4_give_the_same_bytes_for_any_number_of_jobs(
     two_cases, tmp_path
 ):

@@ -24,6 +24,7 @@ from brainsegfounder.data.manifest import Case, manifest_csv
 from brainsegfounder.data.store import (
     FORMAT,
     PREPARATION_VERSION,
+    STORE_NAME,
     StoredCase,
     StoredFile,
     StorePlan,
@@ -198,13 +199,13 @@ def finish_store(
     texts = {
         "manifest.csv": manifest_csv(cases),
         "refused.json": _json(problems),
-        "store.json": _json(record),
+        STORE_NAME: _json(record),
     }
     with held(folder, alone=True):
         stale = [name for name, text in texts.items() if not _says(folder / name, text)]
         if stale or not (folder / "provenance.json").is_file():
             # Nobody shall find the new list of cases beside the old manifest.
-            (folder / "store.json").unlink(missing_ok=True)
+            (folder / STORE_NAME).unlink(missing_ok=True)
             write_changed(folder / "provenance.json", _json(dict(provenance or {})))
             for name, text in texts.items():
                 write_changed(folder / name, text)
@@ -223,7 +224,7 @@ def planned(folder: Path) -> StorePlan | None:
     Raises:
         StoreError: It is of another format.
     """
-    for name in ("store.json", "unfinished"):
+    for name in (STORE_NAME, "unfinished"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads((folder / name).read_text(encoding="utf-8"))
             return read_plan(record, folder / name)
@@ -233,7 +234,7 @@ def planned(folder: Path) -> StorePlan | None:
 def listed(folder: Path) -> list[str]:
     """Names of the cases that a finished store lists; empty where there is none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / STORE_NAME).read_text(encoding="utf-8"))
         return [str(name) for name in record["cases"]]
     return []
 
@@ -241,7 +242,7 @@ def listed(folder: Path) -> list[str]:
 def unlist(folder: Path, cases: Collection[str]) -> None:
     """Make a store unfinished before cases that it lists are written anew."""
     if not set(cases).isdisjoint(listed(folder)):
-        (folder / "store.json").unlink(missing_ok=True)
+        (folder / STORE_NAME).unlink(missing_ok=True)
 
 
 def store_head(plan: StorePlan) -> dict[str, Any]:
