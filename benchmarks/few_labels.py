@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from brainsegfounder.data.splits import split_subjects
+from brainsegfounder.data.splits import split_cases
 from brainsegfounder.data.store import open_store
 from brainsegfounder.recipes import load_recipe
 
@@ -52,8 +52,7 @@ def main() -> None:
 def subset(arguments: argparse.Namespace, seed: int) -> tuple[list[str], int]:
     """Subjects left out, and how many are trained on or choose the model."""
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    subjects = [case.subject for case in open_store(arguments.store).cases]
-    split = split_subjects(subjects, recipe.split, arguments.fold)
+    split = split_cases(open_store(arguments.store).cases, recipe.split, arguments.fold)
     pool = sorted({*split.train, *split.validation})
     order = np.random.default_rng([20406, seed]).permutation(len(pool))
     num_kept = max(2, round(arguments.fraction * len(pool)))
@@ -89,8 +88,7 @@ def run(
 def tested(arguments: argparse.Namespace) -> str:
     """The test subjects of the fold, by name."""
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    subjects = [case.subject for case in open_store(arguments.store).cases]
-    split = split_subjects(subjects, recipe.split, arguments.fold)
+    split = split_cases(open_store(arguments.store).cases, recipe.split, arguments.fold)
     return f"split.test_subjects=[{', '.join(split.test)}]"
 
 

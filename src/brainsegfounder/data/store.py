@@ -81,6 +81,8 @@ class StoredCase:
         chronicity: How old a stroke was: hyperacute, acute, subacute, chronic, or empty.
         days: Between stroke and scan, or None.
         scales: What each contrast's integers are multiplied with; empty for float16.
+        label_voxels: Voxels of each label on the prepared grid, by its value as text; None
+            without labels, and where they were stored before they were counted.
     """
 
     case: str
@@ -104,6 +106,7 @@ class StoredCase:
     chronicity: str = ""
     days: float | None = None
     scales: tuple[float, ...] = ()
+    label_voxels: dict[str, int] | None = None
 
     @property
     def grid(self) -> Grid:

@@ -85,7 +85,8 @@ def whole_case(folder: Path, case: Case, key: str) -> StoredCase | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     there = all(_has_size(folder / "cases" / n, f.num_bytes) for n, f in stored.files.items())
-    if stored.key != key or not there:
+    is_counted = stored.label_voxels is not None or not stored.has_labels
+    if stored.key != key or not there or not is_counted:
         return None
     current = replace(
         stored,
@@ -165,6 +166,7 @@ def write_case(
         chronicity=case.chronicity,
         days=case.days,
         scales=scales,
+        label_voxels=_count(arrays["labels"]) if "labels" in arrays else None,
     )
     _write_record(folder, stored, case)
     for name in before - stored.files.keys():
@@ -313,6 +315,12 @@ def _check_values(
             advice="Correct the mask, or name them in data.labels of the recipe.",
         )
     )
+
+
+def _count(labels: NDArray[Any]) -> dict[str, int]:
+    values, numbers = np.unique(labels, return_counts=True)
+    counts = zip(values.tolist(), numbers.tolist(), strict=True)
+    return {str(value): number for value, number in counts if value}
 
 
 def _sample_foreground(values: NDArray[Any]) -> bytes:

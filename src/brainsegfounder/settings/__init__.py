@@ -145,10 +145,27 @@ class SplitSettings(Section):
     """Number of folds that `--fold N` counts through."""
     by: Literal["subject", "site"] = "subject"
     """Whether a fold tests some subjects, or all subjects of some sites."""
+    stratify: Literal["none", "lesion-load"] = "none"
+    """Whether small and large lesions are shared out evenly among the folds."""
+    folds_file: str = ""
+    """A list of folds instead: a MONAI datalist, nnU-Net's splits_final.json, or a table with the
+    columns case (or subject, participant_id) and fold."""
     test_subjects: tuple[str, ...] = ()
     """Held out by name when no fold is asked for."""
     validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Share of the training subjects that chooses the best model (at least one if above 0)."""
+
+    @model_validator(mode="after")
+    def _one_way_to_make_folds(self) -> SplitSettings:
+        ways = {
+            "folds_file": bool(self.folds_file),
+            "by: site": self.by == "site",
+            "stratify: lesion-load": self.stratify == "lesion-load",
+        }
+        if sum(ways.values()) > 1:
+            told = " and ".join(name for name, is_asked in ways.items() if is_asked)
+            raise ValueError(f"{told}: each makes the folds in its own way; choose one")
+        return self
 
 
 class ModelSettings(Section):

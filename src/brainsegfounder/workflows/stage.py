@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,7 +14,7 @@ from torch import nn
 
 from brainsegfounder.data.loader import Batch, PatchDataset, PatchSampling, batches
 from brainsegfounder.data.quarantine import QUARANTINE_NAME, Quarantine
-from brainsegfounder.data.splits import Split, folds_of_data, folds_of_sites, split_subjects
+from brainsegfounder.data.splits import Split, split_cases
 from brainsegfounder.data.store import Store, StoredCase, check_store, open_store
 from brainsegfounder.distributed import largest, num_processes, rank, wait, world
 from brainsegfounder.errors import RecipeError, UsageError
@@ -284,24 +284,15 @@ def _check_unseen(
 
 
 def split_of(store: Store, recipe: Recipe, fold: int | None) -> Split:
-    """Who is trained on, who chooses and who is tested.
-
-    Folds are of whole sites where the recipe asks for that, else the data's own, else the recipe's.
+    """Who is trained on, who chooses and who is tested; see `split_cases`.
 
     Raises:
-        DataError: A subject is in two folds of the data, a case has no site where folds are of
-            sites, or nobody is left to train on.
+        DataError: The folds cannot be made of these cases, or nobody is left to train on.
         UsageError: The fold does not exist.
     """
     excluded = set(recipe.data.exclude_subjects)
     cases = [case for case in store.cases if case.subject not in excluded]
-    subjects = [case.subject for case in cases]
-    if fold is None:
-        return split_subjects(subjects, recipe.split)
-    if recipe.split.by == "site":
-        folds = folds_of_sites(cases, recipe.split.folds)
-        return replace(split_subjects(subjects, recipe.split, fold, folds), folds_from="sites")
-    return split_subjects(subjects, recipe.split, fold, folds_of_data(cases))
+    return split_cases(cases, recipe.split, fold)
 
 
 def _inherit_merging(recipe: Recipe, start: Path | None) -> Recipe:

@@ -14,17 +14,17 @@ def codes(found):
     return [finding.code for finding in found.findings]
 
 
-def test_licence_and_site_come_from_the_data_sets_own_files(tree):
-    table = "participant_id\tage\tsite\nsub-01\t20\tLeeds\nsub-02\t30\tYork\n"
+def test_licence_site_and_fold_come_from_the_data_sets_own_files(tree):
+    table = "participant_id\tage\tsite\tFold\nsub-01\t20\tLeeds\t0\nsub-02\t30\tYork\tn/a\n"
     folder = tree(
         "sub-01/anat/sub-01_T1w.nii.gz",
         "sub-02/anat/sub-02_T1w.nii.gz",
         texts=DESCRIPTION | {"participants.tsv": table},
     )
     cases = read_cases([folder])
-    assert [(c.case, c.site, c.licence) for c in cases] == [
-        ("sub-01", "Leeds", "CC0"),
-        ("sub-02", "York", "CC0"),
+    assert [(c.case, c.site, c.licence, c.fold) for c in cases] == [
+        ("sub-01", "Leeds", "CC0", 0),
+        ("sub-02", "York", "CC0", None),
     ]
 
 

@@ -1,10 +1,10 @@
 import hashlib
 import json
-from dataclasses import replace
 
 import pytest
 
-from brainsegfounder.data.splits import folds_of_data, folds_of_sites, split_subjects
+from brainsegfounder.data.folds import folds_of_data
+from brainsegfounder.data.splits import split_subjects
 from brainsegfounder.data.store import StoredCase
 from brainsegfounder.errors import DataError, UsageError
 from brainsegfounder.settings import SplitSettings
@@ -114,7 +114,9 @@ def test_a_fold_of_the_data_is_tested_as_it_stands():
 
 def test_a_fold_that_the_data_do_not_have_is_refused_with_those_they_have():
     folds = folds_of_data([stored("a", 0), stored("b", 2), stored("c", 0)])
-    with pytest.raises(UsageError, match=r"--fold 1: no subject is in it; .*own folds are 0, 2"):
+    with pytest.raises(
+        UsageError, match=r"--fold 1: no subject is in it; the folds there are: 0, 2"
+    ):
         split_subjects(["a", "b", "c"], SplitSettings(), 1, folds)
 
 
@@ -124,75 +126,8 @@ def test_named_test_subjects_count_without_a_fold_whatever_the_data_say():
     assert (split.test, split.folds_from) == (("b",), "recipe")
 
 
-def test_data_with_a_labelled_case_in_no_fold_get_the_folds_of_the_recipe(caplog):
-    assert folds_of_data([stored("a", 0), stored("b"), stored("c", 1)]) == {}
-    assert "1 of 3 cases have no fold of the data set's own (b_1, ...)" in caplog.text
-    caplog.clear()
-    assert folds_of_data([stored("a"), stored("b")]) == {}
-    assert caplog.text == ""
-
-
-def test_cases_without_labels_need_no_fold_and_are_never_tested():
-    cases = [stored("a", 0), stored("b", 1), stored("new", has_labels=False)]
-    folds = folds_of_data(cases)
-    assert folds == {"a": 0, "b": 1}
-    settings = SplitSettings(validation_fraction=0.0)
-    assert split_subjects([c.subject for c in cases], settings, 1, folds).train == ("a", "new")
-
-
-def test_data_without_labels_have_folds_only_if_every_case_has():
-    cases = [stored("a", 0, has_labels=False), stored("b", 1, has_labels=False)]
-    assert folds_of_data(cases) == {"a": 0, "b": 1}
-    assert folds_of_data([*cases, stored("c", has_labels=False)]) == {}
-
-
-def test_a_visit_without_a_fold_follows_its_subject():
-    cases = [stored("a", 0), stored("a", visit=2), stored("b", 1)]
-    assert folds_of_data(cases) == {"a": 0, "b": 1}
-
-
-def test_a_subject_in_two_folds_is_refused():
-    cases = [stored("a", 0), stored("b", 1), stored("a", 1, visit=2)]
-    with pytest.raises(DataError, match=r"a_2: in fold 1, another case of subject a in fold 0"):
-        folds_of_data(cases)
-
-
 def test_the_fingerprint_is_of_the_assignment_alone():
     split = split_subjects(["a", "b", "c", "d"], SplitSettings(folds=2), 1)
     parts_of_it = {"train": split.train, "validation": split.validation, "test": split.test}
     text = json.dumps({**parts_of_it, "fold": 1}, sort_keys=True)
     assert split.sha256 == hashlib.sha256(text.encode()).hexdigest()
-
-
-def at_sites(**subjects_of):
-    return [
-        replace(stored(subject), site=site)
-        for site, subjects in subjects_of.items()
-        for subject in subjects.split()
-    ]
-
-
-def test_folds_of_sites_part_no_site_and_fill_evenly():
-    cases = at_sites(Oslo="a b c d e", USC="f g h", Seoul="i j", Leeds="k")
-    folds = folds_of_sites(cases, 2)
-    by_site = {
-        case.site: {folds[c.subject] for c in cases if c.site == case.site} for case in cases
-    }
-    assert by_site == {"Oslo": {0}, "USC": {1}, "Seoul": {1}, "Leeds": {0}}
-    assert len(set(folds_of_sites(cases, 4).values())) == 4
-    assert folds_of_sites(cases[::-1], 2) == folds
-    split = split_subjects(list(folds), SplitSettings(folds=2), 1, folds)
-    assert split.test == ("f", "g", "h", "i", "j")
-
-
-@pytest.mark.parametrize(
-    ("cases", "num_folds", "told"),
-    [
-        (at_sites(Oslo="a b", USC="c"), 3, "2 sites .*for 3 folds"),
-        ([*at_sites(Oslo="a"), stored("b")], 2, "no site"),
-        (at_sites(Oslo="a", USC="a b"), 2, "at another site"),
-    ],
-)
-def test_sites_that_make_no_folds_are_refused(cases, num_folds, told):
-    with pytest.raises(DataError, match=told):
-        folds_of_sites(cases, num_folds)

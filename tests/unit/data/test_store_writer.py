@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,3 +252,19 @@ def test_how_old_a_stroke_was_comes_back_and_is_brought_up_to_date(tmp_path, pre
     later = whole_case(tmp_path, replace(case, chronicity="chronic", days=400.0), "k")
     assert (later.chronicity, later.days) == ("chronic", 400.0)
     assert whole_case(tmp_path, replace(case, days=400.0), "k").days == 400.0
+
+
+def test_labels_are_counted_and_a_case_from_before_is_made_anew(tmp_path, prepared):
+    case = Case("a", "a", {})
+    stored = write_case(tmp_path, case, prepared, key="k")
+    values, numbers = np.unique(prepared.labels.voxels, return_counts=True)
+    counts = dict(zip(map(str, values.tolist()), numbers.tolist(), strict=True))
+    del counts["0"]
+    assert stored.label_voxels == counts
+    assert counts
+    assert whole_case(tmp_path, case, "k") == stored
+    record = tmp_path / "cases" / "a.json"
+    content = json.loads(record.read_text())
+    del content["label_voxels"]
+    record.write_text(json.dumps(content))
+    assert whole_case(tmp_path, case, "k") is None

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from brainsegfounder.data.layouts.fold_lists import FOLD_COLUMNS, fold_number
 from brainsegfounder.data.layouts.gather import Item, Refused, Role, Scan
 from brainsegfounder.data.layouts.metadata import with_metadata
 from brainsegfounder.data.layouts.tree import Tree, read_rows
@@ -73,6 +74,14 @@ class Named:
         return "" if space in NATIVE_SPACES else space
 
 
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """What the table of a tree says of a subject: the site, or empty; the fold, or None."""
+
+    site: str = ""
+    fold: int | None = None
+
+
 def read_bids(tree: Tree) -> Iterator[Item]:
     """BIDS, raw or derivative: `sub-*/[ses-*/]anat/*_{T1w,T2w,FLAIR,...}.nii.gz`.
 
@@ -80,6 +89,7 @@ def read_bids(tree: Tree) -> Iterator[Item]:
     template's space. A `ce-` entity makes a T1w a T1ce. Masks are taken from everywhere in the
     tree, if they lie in the space of the scans: a `_mask` or `_dseg` with a label or a lesion in
     its name is the label, `desc-brain_mask` the brain, `_defacemask` what was made unknown.
+    `participants.tsv` tells site and fold, where it has such columns.
     """
     yield from _description(tree)
     yield from _sessions(tree)
@@ -95,9 +105,9 @@ def _sessions(tree: Tree) -> Iterator[Item]:
     if space is None and len(spaces := {part.space for part in chosen}) > 1:
         raise DataError(_several_spaces(tree, spaces))
     chosen = [part for part in chosen if space is None or not part.space]
-    sites = _sites(tree)
+    participants = _participants(tree)
     yield from _mixed_sessions(chosen)
-    yield from _images(chosen, sites, tree)
+    yield from _images(chosen, participants, tree)
     yield from _masks(named, {part.case: part.space for part in chosen})
 
 
@@ -190,7 +200,9 @@ def _is_image(part: Named) -> bool:
     return whole and not entities.keys() & {"label", "seg"}
 
 
-def _images(chosen: list[Named], sites: dict[str, str], tree: Tree) -> Iterator[Item]:
+def _images(
+    chosen: list[Named], participants: dict[str, Participant], tree: Tree
+) -> Iterator[Item]:
     for part in _best(chosen):
         sub = f"sub-{part.entities.get('sub', '')}"
         if sub != part.subject:
@@ -202,13 +214,15 @@ def _images(chosen: list[Named], sites: dict[str, str], tree: Tree) -> Iterator[
         elif contrast == "T1w" and has_agent(tree.sidecar(part.path)):
             message = "its sidecar names a contrast agent, its name does not; read as T1w"
             yield Finding("contrast_in_doubt", tree.relative(part.path), message, "warning")
+        said = participants.get(part.subject, Participant())
         yield Scan(
             part.case,
             part.subject,
             part.path,
             contrast,
             session=part.entities.get("ses", ""),
-            site=sites.get(part.subject, ""),
+            site=said.site,
+            fold=said.fold,
             is_bids=True,
         )
 
@@ -263,8 +277,8 @@ def _mixed_sessions(chosen: list[Named]) -> Iterator[Finding]:
         yield Finding("mixed_sessions", subject, message, "warning")
 
 
-def _sites(tree: Tree) -> dict[str, str]:
-    """Site of each subject, from `participants.tsv` where it has such a column."""
+def _participants(tree: Tree) -> dict[str, Participant]:
+    """What `participants.tsv` says of each subject, where it has such columns."""
     if "participants.tsv" not in tree.known:
         return {}
     try:
@@ -274,9 +288,17 @@ def _sites(tree: Tree) -> dict[str, str]:
         message = f"{found}; nothing is taken from it"
         tree.findings.append(Finding("table_unreadable", "participants.tsv", message, "warning"))
         return {}
-    columns = ("site", "centre", "center", "site_id")
-    wanted = next((name for row in rows[:1] for name in row if name.lower() in columns), None)
-    return {row.get("participant_id", ""): row[wanted] for row in rows} if wanted else {}
+    site = _column(rows, ("site", "centre", "center", "site_id"))
+    fold = _column(rows, FOLD_COLUMNS)
+    return {
+        row.get("participant_id", ""): Participant(row.get(site, ""), fold_number(row.get(fold)))
+        for row in rows
+    }
+
+
+def _column(rows: list[dict[str, str]], names: Iterable[str]) -> str:
+    """The column of one of some names, or no column's name."""
+    return next((name for row in rows[:1] for name in row if name.strip().lower() in names), "")
 
 
 def _names_disagree(part: Named) -> Problem:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from brainsegfounder.data.layouts.fold_lists import fold_number, tested_in_splits
 from brainsegfounder.data.layouts.gather import Item, Refused, Role, Scan
 from brainsegfounder.data.layouts.metadata import chronicity_of, days_of
 from brainsegfounder.data.layouts.names import split_ending, subject_of
@@ -156,7 +157,7 @@ def _table_scans(
         tree.folder,
         session=session,
         site=cells.get("site", ""),
-        fold=_fold(cells.get("fold")),
+        fold=fold_number(cells.get("fold")),
         chronicity=chronicity_of(cells.get("chronicity", "")) or "",
         days=days_of(cells.get("days", "")),
     )
@@ -182,7 +183,7 @@ def _datalist_scans(
 ) -> Iterator[Scan]:
     files = _listed(entry.get("image"))
     subject, session = subject_of(str(entry.get("subject") or case))
-    base = Scan(case, subject, tree.folder, session=session, fold=_fold(entry.get("fold")))
+    base = Scan(case, subject, tree.folder, session=session, fold=fold_number(entry.get("fold")))
     if len(files) == 1 and len(modality) > 1:
         for number, name in modality.items():
             yield _at(base, tree, files[0], str(name), volume=int(number))
@@ -267,18 +268,11 @@ def _nnunet_folds(tree: Tree) -> tuple[dict[str, int], list[Finding]]:
         return {}, []
     name = min(names, key=lambda name: name.count("/"))
     folds: dict[str, int] = {}
-    for number, split in enumerate(_entries(read_json(tree.folder / name))):
-        for case in _listed(split.get("val")):
-            if folds.setdefault(case, number) != number:
-                message = f"{case} is tested in folds {folds[case]} and {number}; no fold is taken"
-                return {}, [Finding("folds_overlap", name, message, "warning")]
+    for case, fold in tested_in_splits(read_json(tree.folder / name)):
+        if folds.setdefault(case, fold) != fold:
+            message = f"{case} is tested in folds {folds[case]} and {fold}; no fold is taken"
+            return {}, [Finding("folds_overlap", name, message, "warning")]
     return folds, []
-
-
-def _fold(value: Any) -> int | None:
-    """The number of a fold, counted from 0; None for anything else."""
-    text = "" if isinstance(value, bool) else str(value)
-    return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else None
 
 
 def _list_name(tree: Tree, usual: str) -> str:
