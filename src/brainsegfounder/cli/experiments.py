@@ -52,6 +52,10 @@ DryRun = Annotated[
         "--dry-run", help="Say runs, hours and disk; train nothing.", rich_help_panel=GRID
     ),
 ]
+NoTiming = Annotated[
+    bool,
+    typer.Option("--no-timing", help="Plan without hours: time no steps.", rich_help_panel=GRID),
+]
 Launch = Annotated[
     str,
     typer.Option("--launch", help="local, or slurm: a job for each run.", rich_help_panel=GRID),
@@ -85,6 +89,7 @@ def crossval(
     overrides: Overrides = None,
     jobs: Jobs = None,
     dry_run: DryRun = False,
+    no_timing: NoTiming = False,
     launch: Launch = "local",
     gpus_per_node: GpusPerNode = 0,
     partition: Partition = None,
@@ -101,7 +106,7 @@ def crossval(
     begin = _stage1(stage1, stage1_recipe, stage1_data, overrides)
     wanted = _arms(arms, begin, settings)
     cells = crossval_cells(settings, data, wanted, begin, _fold_numbers(only))
-    how = _how(jobs, dry_run, launch, gpus_per_node, partition, time, sbatch)
+    how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
     _tell(run_experiment(out, cells, show_crossval, how), as_json=as_json)
 
 
@@ -130,6 +135,7 @@ def fewshot(
     overrides: Overrides = None,
     jobs: Jobs = None,
     dry_run: DryRun = False,
+    no_timing: NoTiming = False,
     launch: Launch = "local",
     gpus_per_node: GpusPerNode = 0,
     partition: Partition = None,
@@ -159,8 +165,104 @@ def fewshot(
         "fixed" if protocol == "fixed" else "official",
     )
     cells = fewshot_cells(settings, data, _arms(arms, begin, settings), begin, options)
-    how = _how(jobs, dry_run, launch, gpus_per_node, partition, time, sbatch)
+    how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
     _tell(run_experiment(out, cells, show_fewshot, how), as_json=as_json)
+
+
+def contrasts(
+    recipe: RecipeName,
+    data: Data,
+    out: Folder,
+    subsets: Annotated[
+        str, typer.Option("--subsets", help="single: one at a time; all: every subset.")
+    ] = "single",
+    copies: Annotated[
+        bool, typer.Option("--copies", help="A single contrast fills four channels.")
+    ] = False,
+    only: Only = None,
+    arms: Arms = "scratch",
+    stage1: Stage1Folder = None,
+    stage1_recipe: Stage1Recipe = None,
+    stage1_data: Stage1Data = None,
+    overrides: Overrides = None,
+    jobs: Jobs = None,
+    dry_run: DryRun = False,
+    no_timing: NoTiming = False,
+    launch: Launch = "local",
+    gpus_per_node: GpusPerNode = 0,
+    partition: Partition = None,
+    time: Time = None,
+    sbatch: Sbatch = None,
+    as_json: Json = False,
+) -> None:
+    """Which contrasts matter: one at a time, or every subset, beside all of them."""
+    from brainsegfounder.workflows.experiments.contrasts import (
+        contrasts_cells,
+        show_contrasts,
+        subsets_of,
+    )
+    from brainsegfounder.workflows.experiments.experiment import run_experiment
+
+    if subsets not in ("single", "all"):
+        raise typer.BadParameter(f"--subsets {subsets}: expected single or all")
+    settings = _recipe(recipe, overrides)
+    begin = _stage1(stage1, stage1_recipe, stage1_data, overrides)
+    cells = contrasts_cells(
+        settings,
+        data,
+        _arms(arms, begin, settings),
+        begin,
+        subsets_of(settings.data.contrasts, "single" if subsets == "single" else "all"),
+        _fold_numbers(only) or [None if settings.split.test_subjects else 0],
+        copies=copies,
+    )
+    how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
+    _tell(run_experiment(out, cells, show_contrasts, how), as_json=as_json)
+
+
+def scales(
+    recipe: RecipeName,
+    data: Data,
+    out: Folder,
+    which: Annotated[
+        str, typer.Option("--scales", help="With commas: nano, tiny, small, big, ...")
+    ] = "tiny,small,big",
+    folds: Folds = None,
+    only: Only = None,
+    arms: Arms = "scratch",
+    stage1: Stage1Folder = None,
+    stage1_recipe: Stage1Recipe = None,
+    stage1_data: Stage1Data = None,
+    published: Annotated[
+        Path | None, typer.Option("--published", help="Points of the paper's Figure 4, as CSV.")
+    ] = None,
+    overrides: Overrides = None,
+    jobs: Jobs = None,
+    dry_run: DryRun = False,
+    no_timing: NoTiming = False,
+    launch: Launch = "local",
+    gpus_per_node: GpusPerNode = 0,
+    partition: Partition = None,
+    time: Time = None,
+    sbatch: Sbatch = None,
+    as_json: Json = False,
+) -> None:
+    """Sizes of the network side by side: pretraining curves, parameters, cross-validation."""
+    from functools import partial
+
+    from brainsegfounder.workflows.experiments.crossval import wanted_folds
+    from brainsegfounder.workflows.experiments.experiment import run_experiment
+    from brainsegfounder.workflows.experiments.scales import scales_cells, show_scales
+
+    counted = [] if folds is None else [f"split.folds={folds}"]
+    settings = _recipe(recipe, [*(overrides or []), *counted])
+    begin = _stage1(stage1, stage1_recipe, stage1_data, overrides)
+    names = [name.strip() for name in which.split(",") if name.strip()]
+    tested = [] if settings.finetune is None else wanted_folds(settings, data, _fold_numbers(only))
+    cells = scales_cells(settings, data, names, _arms(arms, begin, settings), begin, tested)
+    how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
+    show = partial(show_scales, published_csv=published)
+    _tell(run_experiment(out, cells, show, how), as_json=as_json)
 
 
 def _recipe(name: str, overrides: list[str] | None) -> Recipe:
@@ -211,6 +313,7 @@ def _numbers(text: str, option: str) -> list[float]:
 def _how(
     jobs: int | None,
     dry_run: bool,
+    no_timing: bool,
     launch: str,
     gpus_per_node: int,
     partition: str | None,
@@ -229,7 +332,7 @@ def _how(
         time=time,
         sbatch=tuple(sbatch or ()),
     )
-    return How(jobs, dry_run, resources if launch == "slurm" else None)
+    return How(jobs, dry_run, resources if launch == "slurm" else None, timed=not no_timing)
 
 
 def _tell(done: Experiment, *, as_json: bool) -> None:

@@ -79,7 +79,7 @@ def read_published(path: Path) -> dict[str, dict[str, Curve]]:
     }
 
 
-def scale_curves(runs: Sequence[ScaleRun], published_csv: Path) -> Figure:
+def scale_curves(runs: Sequence[ScaleRun], published_csv: Path | None = None) -> Figure:
     """Draw training and validation loss of runs of several scales beside the published curves.
 
     Two rows, the runs above the published, since their steps have other batches and so another
@@ -88,20 +88,23 @@ def scale_curves(runs: Sequence[ScaleRun], published_csv: Path) -> Figure:
 
     Args:
         runs: One of each scale.
-        published_csv: Points of the paper's Figure 4; see `read_published`.
+        published_csv: Points of the paper's Figure 4; see `read_published`. None: without them.
 
     Raises:
         DataError: The published curves cannot be read.
     """
-    published = read_published(published_csv)
-    figure = Figure(figsize=(9.6, 7.4), layout="constrained", facecolor="white")
-    grid = figure.subplots(2, 2, sharey="row")
+    published = None if published_csv is None else read_published(published_csv)
+    num_rows = 1 if published is None else 2
+    figure = Figure(figsize=(9.6, 3.7 * num_rows), layout="constrained", facecolor="white")
+    grid = figure.subplots(num_rows, 2, sharey="row", squeeze=False)
     for axes, (part, title) in zip(grid[0], PARTS.items(), strict=True):
         _decorate(axes, f"{title}, these runs")
         for number, run in enumerate(runs):
             records = run.train if part == "train" else run.validation
             _draw(axes, number, run.name, curve_of(records, "step", "loss"))
         _legend(axes)
+    if published is None:
+        return figure
     for axes, (part, title) in zip(grid[1], PARTS.items(), strict=True):
         _decorate(axes, f"{title}, published")
         for number, (model, curve) in enumerate(published[part].items()):

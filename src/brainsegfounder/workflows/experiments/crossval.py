@@ -20,6 +20,7 @@ from brainsegfounder.workflows.experiments.results import (
     headline_region,
     pivot,
     pooled,
+    region_in_words,
     regions_of,
 )
 from brainsegfounder.workflows.model_folder import save_ensemble
@@ -91,11 +92,17 @@ def show_crossval(grid: Grid, found: Sequence[Scored], folder: Path) -> Results:
     """Tables 4 and 8 of these folds, arms compared, and an ensemble of each arm's folds."""
     region = headline_region(found)
     folds = len({one.cell.tags["fold"] for one in found})
-    what = "the mean over regions" if region == REGION_MEAN else region
     results = Results(
         title=f"{folds}-fold cross-validation of {found[0].cell.recipe.name}",
         subtitle="Every case is tested once by each arm, by a model that never saw its subject.",
-        tables=[pivot(found, "fold", f"Dice of {what}: means over the test cases.", region)],
+        tables=[
+            pivot(
+                found,
+                "fold",
+                f"Dice of {region_in_words(region)}: means over the test cases.",
+                region,
+            )
+        ],
     )
     if region == REGION_MEAN:
         results.tables += [pivot(found, "fold", f"Dice of {n}.", n) for n in regions_of(found)]

@@ -77,7 +77,7 @@ def run_experiment(folder: Path, cells: Sequence[Cell], show: Show, how: How) ->
     Raises:
         UsageError: The number of jobs is impossible.
         OutputExistsError: `folder` holds something else, or runs made otherwise.
-        DataError: No run has scores.
+        DataError: Scores of a run cannot be read.
         Interrupted: A signal came; runs in work have saved a checkpoint.
     """
     num_gpus = _num_gpus()
@@ -92,6 +92,8 @@ def run_experiment(folder: Path, cells: Sequence[Cell], show: Show, how: How) ->
     if how.slurm is not None and grid.unfinished:
         return Experiment(plan, submitted=submit_grid(grid, how.slurm))
     outcome = run_grid(grid, jobs, num_gpus)
+    if not outcome.finished:
+        return Experiment(plan, outcome)
     found = gather_scores(grid)
     partial = fresh_folder(grid)
     page = write_results(grid, found, show(grid, found, partial), partial)

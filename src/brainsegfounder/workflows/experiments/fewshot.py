@@ -21,7 +21,6 @@ from brainsegfounder.data.store import Store, StoredCase, open_store
 from brainsegfounder.errors import UsageError
 from brainsegfounder.evaluation.report import Cell as TableCell
 from brainsegfounder.evaluation.report import Table
-from brainsegfounder.evaluation.score_rows import REGION_MEAN
 from brainsegfounder.recipes import change_recipe
 from brainsegfounder.settings import Recipe
 from brainsegfounder.workflows.experiments.arms import Arm, Stage1
@@ -32,6 +31,7 @@ from brainsegfounder.workflows.experiments.results import (
     arms_of,
     compare_arms,
     headline_region,
+    region_in_words,
 )
 from brainsegfounder.workflows.experiments.subsets import nested_order, num_kept
 from brainsegfounder.workflows.stage import included, split_of
@@ -177,13 +177,12 @@ def _seed(recipe: Recipe, repeat: int) -> int:
 def show_fewshot(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
     """Table 9 and Figure 5 of these runs, with paired tests and intervals."""
     region = headline_region(found)
-    what = "the mean over regions" if region == REGION_MEAN else region
     repeats = len({one.cell.tags["seed"] for one in found})
     results = Results(
         title=f"Few-shot curves of {found[0].cell.recipe.name}",
         subtitle=f"{repeats} subsets of each size, the same for every arm; what differs is where "
         "the encoder begins.",
-        tables=[_table(found, region, what)],
+        tables=[_table(found, region)],
     )
     compared = compare_arms(found, folder / "comparison", by_labels=True)
     if compared is not None:
@@ -192,7 +191,7 @@ def show_fewshot(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
     return results
 
 
-def _table(found: Sequence[Scored], region: str, what: str) -> Table:
+def _table(found: Sequence[Scored], region: str) -> Table:
     """A row for each number of labels, with every repeat, its mean and its spread."""
     arms = arms_of(found)
     repeats = sorted({int(one.cell.tags["seed"]) for one in found})
@@ -209,4 +208,5 @@ def _table(found: Sequence[Scored], region: str, what: str) -> Table:
             numbers = [fmean(of.values()) if of else None, spread, *values]
             rows.append([labels, arm, *(None if n is None else round(n, 4) for n in numbers)])
     columns = ["labels", "arm", "mean", "SD", *(f"repeat {repeat}" for repeat in repeats)]
-    return Table(f"Dice of {what}, mean over the test cases, by labelled subjects.", columns, rows)
+    caption = f"Dice of {region_in_words(region)}: means over the test cases, by labelled subjects."
+    return Table(caption, columns, rows)

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 
-from brainsegfounder.errors import DataError
 from brainsegfounder.evaluation.report import Cell as TableCell
-from brainsegfounder.evaluation.report import Highlight, Report, Table, write_report
+from brainsegfounder.evaluation.report import Highlight, Picture, Report, Table, write_report
 from brainsegfounder.evaluation.score_rows import (
     REGION_MEAN,
     TAGS,
@@ -58,6 +57,7 @@ class Results:
     Attributes:
         title: Of the page.
         subtitle: What was done, in a sentence.
+        pictures: Curves.
         tables: To be read; the first one is the experiment's own.
         warnings: What a reader must know.
         highlights: Large numbers.
@@ -67,6 +67,7 @@ class Results:
 
     title: str
     subtitle: str
+    pictures: list[Picture] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     highlights: list[Highlight] = field(default_factory=list)
@@ -78,7 +79,7 @@ def gather_scores(grid: Grid) -> list[Scored]:
     """The scores of all finished fine-tunings of a grid, in its order.
 
     Raises:
-        DataError: A file of scores cannot be read, or there is none.
+        DataError: A file of scores cannot be read.
     """
     found = []
     for cell in grid.cells:
@@ -86,8 +87,6 @@ def gather_scores(grid: Grid) -> list[Scored]:
         if cell.verb == "finetune" and grid.is_finished(cell) and path.is_file():
             rows = read_scores(path, training_tags(cell)).rows
             found.append(Scored(cell, path, with_region_mean(rows)))
-    if not found:
-        raise DataError(f"{grid.folder}: no finished run has scores; expected some to make tables.")
     return found
 
 
@@ -101,9 +100,19 @@ def headline_region(found: Sequence[Scored]) -> str:
     return found[0].rows[0].region
 
 
+def region_in_words(region: str) -> str:
+    """For captions."""
+    return "the mean over regions" if region == REGION_MEAN else region
+
+
+def arm_of(one: Scored) -> str:
+    """The arm, which is what methods are called where nothing else tells them apart."""
+    return one.cell.tags["arm"]
+
+
 def arms_of(found: Sequence[Scored]) -> list[str]:
     """Arms in order of first appearance."""
-    return list(dict.fromkeys(one.cell.tags["arm"] for one in found))
+    return list(dict.fromkeys(map(arm_of, found)))
 
 
 def regions_of(found: Sequence[Scored]) -> list[str]:
@@ -123,33 +132,44 @@ def pooled(found: Sequence[Scored], region: str) -> dict[str, float | int | None
     }
 
 
-def pivot(found: Sequence[Scored], tag: str, caption: str, region: str) -> Table:
-    """Mean Dice of a region, a row for each value of a tag and a column for each arm.
-
-    Below stand the mean and the standard deviation of the rows, and the mean over all cases.
+def pivot(
+    found: Sequence[Scored],
+    tag: str,
+    caption: str,
+    region: str,
+    *,
+    name: Callable[[Scored], str] = arm_of,
+    summed_up: bool = True,
+) -> Table:
+    """Mean Dice of a region, a row for each value of a tag and a column for each method.
 
     Args:
-        found: Of one value and arm, all test cases count alike.
+        found: Of one value and method, all test cases count alike.
         tag: Such as `fold`.
         caption: What the table shows.
         region: Of which region.
+        name: Of the method of a run.
+        summed_up: Whether mean and standard deviation of the rows and the mean over all cases
+            stand below.
     """
-    arms = arms_of(found)
+    names = list(dict.fromkeys(map(name, found)))
     values = list(dict.fromkeys(one.cell.tags[tag] for one in found))
-    columns = [
-        [_dice([o for o in found if _is_at(o, tag, value, arm)], region) for value in values]
-        for arm in arms
-    ]
+
+    def of(value: str, column: str) -> list[Scored]:
+        return [one for one in found if one.cell.tags[tag] == value and name(one) == column]
+
+    columns = [[_dice(of(value, column), region) for value in values] for column in names]
     rows: list[list[TableCell]] = [
         [value, *(_rounded(column[n]) for column in columns)] for n, value in enumerate(values)
     ]
-    there = [[value for value in column if value is not None] for column in columns]
-    rows.append([f"mean of {tag}s", *(_rounded(fmean(column)) for column in there)])
-    spread = [stdev(column) if len(column) > 1 else None for column in there]
-    rows.append([f"SD of {tag}s", *map(_rounded, spread)])
-    of_arm = [[one for one in found if one.cell.tags["arm"] == arm] for arm in arms]
-    rows.append(["all cases", *(_rounded(_dice(of, region)) for of in of_arm)])
-    return Table(caption, [tag, *arms], rows)
+    if summed_up:
+        there = [[value for value in column if value is not None] for column in columns]
+        rows.append([f"mean of {tag}s", *(_rounded(fmean(column)) for column in there)])
+        spread = [stdev(column) if len(column) > 1 else None for column in there]
+        rows.append([f"SD of {tag}s", *map(_rounded, spread)])
+        of_name = [[one for one in found if name(one) == column] for column in names]
+        rows.append(["all cases", *(_rounded(_dice(of, region)) for of in of_name)])
+    return Table(caption, [tag, *names], rows)
 
 
 def scores_table(found: Sequence[Scored]) -> Table:
@@ -171,19 +191,19 @@ def scores_table(found: Sequence[Scored]) -> Table:
 
 
 def compare_arms(
-    found: Sequence[Scored], out: Path, *, by_labels: bool = False
+    found: Sequence[Scored],
+    out: Path,
+    *,
+    name: Callable[[Scored], str] = arm_of,
+    by_labels: bool = False,
 ) -> ComparisonDone | None:
-    """Compare all arms with the first one, case by case; None where there is one arm only.
-
-    What else tells methods apart than the arm, their cells' tag `method` says.
-    """
-    if len({one.cell.tags.get("method", one.cell.tags["arm"]) for one in found}) < 2:
+    """Compare all methods with the first one, case by case; None where there is one only."""
+    if len(set(map(name, found))) < 2:
         return None
     words = []
     for one in found:
-        name = one.cell.tags.get("method", one.cell.tags["arm"])
         told = ",".join(f"{key}={value}" for key, value in training_tags(one.cell).items())
-        words.append(f"{name}@{told}={one.path}" if told else f"{name}={one.path}")
+        words.append(f"{name(one)}@{told}={one.path}" if told else f"{name(one)}={one.path}")
     region_mean = headline_region(found) == REGION_MEAN
     return run_compare(words, out, CompareOptions(region_mean=region_mean, by_labels=by_labels))
 
@@ -212,6 +232,7 @@ def write_results(grid: Grid, found: Sequence[Scored], results: Results, partial
         highlights=results.highlights,
         warnings=warnings,
         notes=results.notes,
+        curves=results.pictures,
         tables=results.tables,
         run={"runs": len(grid.cells), "finished": len(grid.cells) - num_left, **results.links},
         provenance={
@@ -232,10 +253,6 @@ def fresh_folder(grid: Grid) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
-
-
-def _is_at(one: Scored, tag: str, value: str, arm: str) -> bool:
-    return one.cell.tags[tag] == value and one.cell.tags["arm"] == arm
 
 
 def _dice(found: Sequence[Scored], region: str) -> float | None:

@@ -1,0 +1,114 @@
+"""`contrasts`: which contrasts matter (Table 5): one at a time, or every subset, beside all.
+
+Every subset is trained by itself, stage 1 and stage 2 restricted to it, too, where these are made
+here; or one model is trained with contrast dropout, and contrasts are missing at its test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+from brainsegfounder.errors import UsageError
+from brainsegfounder.recipes import change_recipe
+from brainsegfounder.settings import Recipe
+from brainsegfounder.workflows.experiments.arms import Arm, Stage1
+from brainsegfounder.workflows.experiments.cells import Cell, Grid
+from brainsegfounder.workflows.experiments.results import (
+    Results,
+    Scored,
+    arms_of,
+    compare_arms,
+    headline_region,
+    pivot,
+    region_in_words,
+)
+
+Subsets = Literal["single", "all"]
+COPIES = 4
+
+
+def subsets_of(contrasts: Sequence[str], which: Subsets) -> list[tuple[str, ...]]:
+    """All contrasts first, then fewer: each by itself, or every subset.
+
+    Raises:
+        UsageError: There is one contrast only.
+    """
+    if len(contrasts) < 2:
+        raise UsageError(
+            f"contrasts: the recipe has {', '.join(contrasts)} only; expected two or more."
+        )
+    sizes = [1] if which == "single" else range(len(contrasts) - 1, 0, -1)
+    return [tuple(contrasts), *(s for size in sizes for s in combinations(contrasts, size))]
+
+
+def contrasts_cells(
+    recipe: Recipe,
+    data: Path,
+    arms: Sequence[Arm],
+    stage1: Stage1,
+    subsets: Sequence[Sequence[str]],
+    folds: Sequence[int | None],
+    *,
+    copies: bool = False,
+) -> list[Cell]:
+    """The runs of a comparison of contrasts, each subset trained by itself.
+
+    Args:
+        recipe: With all contrasts; the store has them all.
+        data: The store.
+        arms: Ways to begin.
+        stage1: Where stage 1 comes from; made here, it sees the subset only.
+        subsets: Of the contrasts.
+        folds: Held out; None for the test subjects that the recipe names.
+        copies: Whether a single contrast stands in four channels, as in the paper's first runs.
+    """
+    cells = []
+    for subset in subsets:
+        group = f"{named(subset)}/"
+        shown = [*subset] * COPIES if copies and len(subset) == 1 else [*subset]
+        changed = change_recipe(recipe, {"data.contrasts": shown})
+        start: str | Path | None = None
+        if any(arm.has_stage1 for arm in arms):
+            start, before = stage1.begin(group, {"data.contrasts": shown})
+            cells += before
+        for arm in arms:
+            for fold in folds:
+                tags = {"contrasts": named(subset), **({} if fold is None else {"fold": str(fold)})}
+                where = "test" if fold is None else f"fold-{fold}"
+                cells += arm.cells(where, changed, data, start, group=group, fold=fold, tags=tags)
+    return cells
+
+
+def named(subset: Sequence[str]) -> str:
+    """A subset in a word, such as `T1w+FLAIR`."""
+    return "+".join(subset)
+
+
+def show_contrasts(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
+    """Table 5 of these runs: arms within each subset, and subsets within the first arm."""
+    region = headline_region(found)
+    caption = f"Dice of {region_in_words(region)}: means over the test cases."
+    results = Results(
+        title=f"Contrasts of {found[0].cell.recipe.name}",
+        subtitle="Each subset of contrasts was trained and tested by itself.",
+        tables=[pivot(found, "contrasts", caption, region, summed_up=False)],
+    )
+    first = [one for one in found if one.cell.tags["arm"] == arms_of(found)[0]]
+    compared = compare_arms(first, folder / "comparison", name=_subset)
+    if compared is not None:
+        results.links[f"subsets compared, arm {arms_of(found)[0]}"] = "comparison/report.html"
+        results.notes += list(compared.sentences)
+    for subset in dict.fromkeys(map(_subset, found)):
+        of = [one for one in found if _subset(one) == subset]
+        compared = compare_arms(of, folder / f"comparison-{subset}")
+        if compared is not None:
+            results.links[f"arms compared, {subset}"] = f"comparison-{subset}/report.html"
+            results.notes += [f"{subset}: {sentence}" for sentence in compared.sentences]
+    return results
+
+
+def _subset(one: Scored) -> str:
+    return one.cell.tags["contrasts"]
