@@ -311,9 +311,9 @@ def _check_transferable(recipe: Recipe, config: ModelConfig, folder: Path) -> No
     """What moves on is our encoder; a baseline neither has nor takes one."""
     if (config.architecture, recipe.model.architecture) != (OURS, OURS):
         raise UsageError(
-            f"--from {folder}: a {config.architecture}, for a {recipe.model.architecture}; expected "
-            f"{OURS} for {OURS}, whose encoder is all that can be taken over. Leave out --from to "
-            "train a baseline from random weights."
+            f"--from {folder}: a {config.architecture}, for a {recipe.model.architecture}; "
+            f"expected {OURS} for {OURS}, whose encoder is all that can be taken over. Leave out "
+            "--from to train a baseline from random weights."
         )
 
 
