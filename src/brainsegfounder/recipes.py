@@ -73,6 +73,22 @@ def parse_recipe(tree: Mapping[str, Any], source: str) -> Recipe:
         raise RecipeError("; ".join(_explain_error(source, e) for e in error.errors())) from None
 
 
+def change_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with some fields, named as `section.field`, set to other values.
+
+    Raises:
+        RecipeError: There is no such field, or the value is impossible.
+    """
+    tree = recipe.model_dump(mode="json")
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        node = tree
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return parse_recipe(tree, recipe.name)
+
+
 def load_reading(overrides: Sequence[str]) -> ReadingSettings:
     """What `--set reading.FIELD=VALUE` allows of files, for verbs that take no recipe.
 

@@ -4,6 +4,7 @@ RUN/
 recipe.resolved.yaml   the complete recipe; feeding it back repeats the run
 provenance.json        versions, code state, command, device, fingerprints, seeds
 metrics.jsonl          one record a step, a validation and a resume
+finished.json          written last; says that nothing is left to do
 bad_batches.json       which batches ended it, where loss or gradient was not finite
 checkpoints/           see training/checkpoint.py
 model/                 the best model so far, as a model folder
@@ -50,6 +51,7 @@ PROVENANCE_NAME = "provenance.json"
 # Each time that the test part was scored; see `workflows.audit_runs`.
 OPENINGS_NAME = "test_openings.jsonl"
 RECIPE_NAME = "recipe.resolved.yaml"
+FINISHED_NAME = "finished.json"
 RESEARCH_ONLY = "Research use only. Not a medical device."
 PACKAGES = ("brainsegfounder", "torch", "numpy", "scipy", "nibabel", "blosc2", "safetensors")
 SECONDS_BETWEEN_LINES = 60.0
@@ -98,6 +100,11 @@ class Run:
             OPENINGS_NAME,
             {"time": now, "weights_sha256": weights_sha256, "num_cases": num_cases},
         )
+
+    def finish(self, facts: Mapping[str, float | int | None]) -> None:
+        """Note that nothing of the run is left to do."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_text(self.folder / FINISHED_NAME, json.dumps({"time": now, **facts}) + "\n")
 
     def _append(self, name: str, values: Mapping[str, float | int | str]) -> None:
         line = json.dumps(values).encode() + b"\n"
@@ -148,6 +155,7 @@ def open_run(
     if resume and saved.is_file():
         changes = _check_same_recipe(load_recipe(saved), recipe, folder, may_change)
         restore_folder(Run(folder).model)
+        (folder / FINISHED_NAME).unlink(missing_ok=True)
         return Run(folder, changes)
     if saved.is_file():
         raise OutputExistsError(

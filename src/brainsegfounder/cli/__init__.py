@@ -15,6 +15,7 @@ from brainsegfounder.cli.auditing import audit
 from brainsegfounder.cli.comparing import compare
 from brainsegfounder.cli.endings import end_with_refused
 from brainsegfounder.cli.evaluation import evaluate
+from brainsegfounder.cli.experiments import crossval, fewshot
 from brainsegfounder.cli.launching import launchable
 from brainsegfounder.cli.options import (
     Data,
@@ -253,6 +254,8 @@ def predict(
 app.command()(evaluate)
 app.command()(compare)
 app.command()(audit)
+app.command()(crossval)
+app.command()(fewshot)
 
 
 @app.command("convert-weights")

@@ -45,6 +45,9 @@ def compare(
     unit: Annotated[
         str, typer.Option("--unit", help="What a case is, where it is no subject: fold, repeat.")
     ] = "subject",
+    region_mean: Annotated[
+        bool, typer.Option("--region-mean", help="Compare the mean over regions, too, and first.")
+    ] = False,
     level: Annotated[float, typer.Option("--level", help="Of the intervals.")] = 0.95,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random resampling.")] = 0,
     scans: Annotated[
@@ -66,6 +69,7 @@ def compare(
         participants=participants,
         by_labels=by_labels,
         unit=unit,
+        region_mean=region_mean,
         seed=seed,
         scans=scans,
         references=references,

@@ -69,6 +69,16 @@ def split_cases(
     return split_subjects(subjects, settings, fold, folds, made_from)
 
 
+def fold_numbers(cases: Sequence[StoredCase], settings: SplitSettings) -> list[int]:
+    """The folds there are, as `split_cases` makes them; those of a list may have gaps.
+
+    Raises:
+        DataError: The folds cannot be made of these cases.
+    """
+    folds = _folds(cases, settings)[1]
+    return sorted(set(folds.values())) or list(range(settings.folds))
+
+
 def _folds(
     cases: Sequence[StoredCase], settings: SplitSettings
 ) -> tuple[FoldsFrom, dict[str, int]]:

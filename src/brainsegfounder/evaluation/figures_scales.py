@@ -148,6 +148,13 @@ def _decorate(axes: Axes, title: str) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    legend = axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    legend = axes.legend(
+        frameon=True,
+        facecolor="white",
+        edgecolor="none",
+        framealpha=0.8,
+        fontsize=8,
+        labelcolor=INK,
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -13,12 +13,15 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from brainsegfounder.errors import DataError, Problem
 
+# The region whose numbers are the mean over all regions of a case.
+REGION_MEAN = "mean"
 # What a row belongs to, rather than what it scored.
 TAGS = ("fold", "seed", "labels")
 NAMES = ("case", "region", "subject", "empty", *TAGS)
@@ -102,6 +105,30 @@ def read_scores(path: Path, tags: Mapping[str, str] | None = None) -> ScoreFile:
         split_sha256=_text(content.get("split_sha256")),
         extra={k: v for k, v in content.items() if k not in ("cases", "aggregate", "rules")},
     )
+
+
+def with_region_mean(rows: Sequence[Row]) -> list[Row]:
+    """Rows with one more for each case and training, the mean over its regions.
+
+    It comes first, is called `REGION_MEAN`, and has the metrics that all regions of the case have a
+    number for. Where there is one region, there is no such row.
+    """
+    if len({row.region for row in rows}) < 2:
+        return list(rows)
+    cases: dict[tuple[str | None, ...], list[Row]] = {}
+    for row in rows:
+        cases.setdefault((row.case, row.fold, row.seed, row.labels), []).append(row)
+    means = [
+        replace(
+            of[0],
+            region=REGION_MEAN,
+            values={
+                name: fmean(row.values.get(name, math.nan) for row in of) for name in of[0].values
+            },
+        )
+        for of in cases.values()
+    ]
+    return [*means, *rows]
 
 
 def subject_of(case: str) -> str:

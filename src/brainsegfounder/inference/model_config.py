@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from brainsegfounder.errors import WeightsError
 from brainsegfounder.files import write_text
@@ -62,6 +62,8 @@ class ModelConfig(Section):
     """Overlap and blending of windows."""
     objective: Objective = ThreeTaskSettings()
     """What a pretraining network was asked; it decides on its heads."""
+    members: Annotated[int, Field(ge=1)] = 1
+    """Networks of this kind whose probabilities are averaged, such as those of all folds."""
     provenance: dict[str, Any] = {}
     """Where it comes from."""
 

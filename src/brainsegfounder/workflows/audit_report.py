@@ -116,7 +116,7 @@ def write_audit_report(path: Path, found: _Found, places: Places) -> None:
             "same voxels": "Equal fingerprints of all values that are not 0, in the order right, "
             "anterior, superior: no name, header, compression or padding matters.",
             "same brain": "Correlation of the brain's texture after rigid registration, within "
-            "what both scans show, is at least 0.85; from 0.75 an eye should judge.",
+            "what both scans show, is at least 0.85; from 0.80 an eye should judge.",
             "subject": "By name as it is spelled, by what public names show, and by the table of "
             "aliases; two cases of one name that look like two brains are namesakes.",
         },

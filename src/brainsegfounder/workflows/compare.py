@@ -24,7 +24,7 @@ from brainsegfounder.evaluation.metric_names import direction_of
 from brainsegfounder.evaluation.pairing import Method
 from brainsegfounder.evaluation.participants import Participants, read_participants
 from brainsegfounder.evaluation.report import write_report
-from brainsegfounder.evaluation.score_rows import metrics_of
+from brainsegfounder.evaluation.score_rows import metrics_of, with_region_mean
 from brainsegfounder.evaluation.subgroups import Subgroup, subgroups_of
 from brainsegfounder.evaluation.verdicts import sentence, summary
 from brainsegfounder.files import check_new_folder
@@ -50,6 +50,7 @@ class CompareOptions:
         participants: A table of site, sex and age, or None.
         by_labels: Whether to compare by number of labelled subjects, as the runs say.
         unit: What one case is, in a word.
+        region_mean: Whether the mean over regions is compared, too, and first.
         seed: Of bootstrap samples and random signs.
         scans: Folder of scans, to show the worst cases, or None.
         references: Folder of references, likewise.
@@ -62,6 +63,7 @@ class CompareOptions:
     participants: Path | None = None
     by_labels: bool = False
     unit: str = SUBJECT
+    region_mean: bool = False
     seed: int = 0
     scans: Path | None = None
     references: Path | None = None
@@ -104,6 +106,8 @@ def run_compare(words: Sequence[str], out: Path, options: CompareOptions) -> Com
         raise UsageError(f"--level {options.level}: expected 0.5 to below 1, such as 0.95.")
     gathered = gather(words, by_labels=options.by_labels)
     methods = named(gathered.methods, options.baseline)
+    if options.region_mean:
+        methods = [Method(one.name, with_region_mean(one.rows)) for one in methods]
     metrics = choose_metrics(methods, options.metrics)
     margins = parse_margins(options.margins, metrics)
     settings = Settings(options.level, margins, options.seed, options.unit)

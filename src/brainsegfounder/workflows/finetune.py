@@ -39,7 +39,7 @@ from brainsegfounder.training.losses import (
 from brainsegfounder.volumes.nifti import write_nifti
 from brainsegfounder.workflows.model_folder import add_metrics, load_model
 from brainsegfounder.workflows.reports import write_finetune_report
-from brainsegfounder.workflows.stage import Stage, open_stage, require, run_stage
+from brainsegfounder.workflows.stage import Stage, finish, open_stage, require, run_stage
 
 
 @joined()
@@ -97,17 +97,19 @@ def run_finetune(
             with_labels=True,
         ),
         cases=cases,
-        loss=_loss_function(recipe, settings),
+        loss=loss_function(recipe, settings),
         validation=_validation(stage),
         what="fine-tuning",
     )
     scores = _test(stage)
     if rank() == 0:
         write_finetune_report(stage, state, scores)
+        finish(stage.run, state)
     return state, scores
 
 
-def _loss_function(recipe: Recipe, settings: FinetuneSettings) -> LossFunction:
+def loss_function(recipe: Recipe, settings: FinetuneSettings) -> LossFunction:
+    """The loss of a batch by what its labels are, regions or classes."""
     regions = [region.labels for region in recipe.data.regions.values()]
     values = list(recipe.data.labels.values())
 

@@ -16,6 +16,7 @@ UK_BIOBANK_NOTICE = (
     "never downloads weights. Keep to UK Biobank's Material Transfer Agreement and to the licence "
     "under which you got them, and pass them on only if both allow it."
 )
+METRICS_ARE = "On the held-out test cases of the run that made it."
 
 
 def model_card(config: ModelConfig) -> str:
@@ -44,7 +45,7 @@ def _body(config: ModelConfig, facts: Mapping[str, Any]) -> list[str]:
         "",
         f"**{RESEARCH_ONLY}** Never a basis for a decision about a patient.",
         "",
-        f"A {_task(config)} network (`{config.architecture}`, scale `{config.scale}`{merging}).",
+        f"{_count(config)} (`{config.architecture}`, scale `{config.scale}`{merging}).",
         "",
         f"- **Input**: {', '.join(config.contrasts)}, in this order, on {grid}, normalised by "
         f"`{config.preparation.normalisation}`.",
@@ -56,7 +57,7 @@ def _body(config: ModelConfig, facts: Mapping[str, Any]) -> list[str]:
         lines += ["- **Output**: features; fine-tune it with `brainsegfounder finetune --from`."]
     trained_on = ", ".join(facts.get("trained_on", ())) or "see `provenance.json`"
     lines += [f"- **Trained on**: {trained_on}.", "", "## Results", ""]
-    lines += _results(facts.get("metrics", {}))
+    lines += _results(facts.get("metrics", {}), facts.get("metrics_are", METRICS_ARE))
     lines += [
         "",
         "## Limits",
@@ -76,7 +77,13 @@ def _body(config: ModelConfig, facts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _results(metrics: Mapping[str, Any]) -> list[str]:
+def _count(config: ModelConfig) -> str:
+    if config.members == 1:
+        return f"A {_task(config)} network"
+    return f"The mean of the probabilities of {config.members} {_task(config)} networks"
+
+
+def _results(metrics: Mapping[str, Any], told: str) -> list[str]:
     if not metrics:
         return ["None are recorded."]
     rows = ["| region | cases | Dice (mean) | HD95 in mm (mean) |", "|---|---|---|---|"]
@@ -84,7 +91,7 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
         dice, hd95 = row.get("dice_mean"), row.get("hd95_mm_mean")
         cells = ["–" if value is None else f"{value:.3f}" for value in (dice, hd95)]
         rows.append(f"| {region} | {row.get('num_cases')} | {cells[0]} | {cells[1]} |")
-    return [*rows, "", "On the held-out test cases of the run that made it."]
+    return [*rows, "", told]
 
 
 def _task(config: ModelConfig) -> str:

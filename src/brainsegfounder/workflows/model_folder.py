@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from brainsegfounder.inference.model_config import (
 )
 from brainsegfounder.inference.predictor import Predictor
 from brainsegfounder.models.baselines import build_baseline
+from brainsegfounder.models.ensemble import Ensemble
 from brainsegfounder.models.swin import check_merging
 from brainsegfounder.models.swin_unetr import SwinUNETR
 from brainsegfounder.models.weights import load_state, load_whole, save_state
@@ -37,6 +38,8 @@ from brainsegfounder.settings import OURS, ModelSettings
 from brainsegfounder.workflows.model_card import model_card
 from brainsegfounder.workflows.objectives import build_pretraining_network
 
+# What a model that began as another must still say about its origin.
+INHERITED = ("trained_on", "licence", "notice_of_origin")
 CARD_NAME = "README.md"
 SUMS_NAME = "SHA256SUMS"
 
@@ -70,6 +73,10 @@ def build_network(config: ModelConfig, settings: ModelSettings | None = None) ->
     Raises:
         UsageError: A baseline cannot be pretrained, does not fit the patch, or needs MONAI.
     """
+    if config.members > 1:
+        single = config.model_copy(update={"members": 1})
+        members = [build_network(single, settings) for _ in range(config.members)]
+        return Ensemble(members, config.target)
     settings = settings or ModelSettings()
     num_contrasts, merging = len(config.contrasts), check_merging(config.merging)
     if config.architecture != OURS:
@@ -108,6 +115,42 @@ def save_model(folder: Path, network: nn.Module, config: ModelConfig) -> None:
     write_facts(unfinished, config)
     seal(unfinished)
     replace_folder(unfinished, folder)
+
+
+def save_ensemble(folder: Path, members: Sequence[Path], facts: Mapping[str, Any]) -> None:
+    """Write one model folder that averages the probabilities of several models.
+
+    Args:
+        folder: The new model folder.
+        members: Runs or model folders, of one kind: the same network, contrasts, regions,
+            preparation and window.
+        facts: What else its provenance says.
+
+    Raises:
+        WeightsError: A member is damaged, or not as the first one.
+    """
+    models = [load_model(path, "cpu") for path in members]
+    first = models[0].config
+    for path, model in zip(members, models, strict=True):
+        if model.config.model_copy(update={"provenance": first.provenance}) != first:
+            raise WeightsError(
+                f"{path}: another kind of model than {members[0]}; expected the same network, "
+                "contrasts, regions, preparation and window. Leave it out of the ensemble."
+            )
+    network = Ensemble([model.network for model in models], first.target)
+    origins = [model.config.provenance for model in models]
+    seen = {scan for origin in origins for scan in origin.get("seen_scans", ())}
+    provenance = {
+        **{key: origins[0][key] for key in (*INHERITED, "versions") if key in origins[0]},
+        "members": [
+            {**{k: v for k, v in origin.items() if k != "seen_scans"}, "weights_sha256": sha}
+            for origin, sha in zip(origins, map(_weights_sha256, members), strict=True)
+        ],
+        "seen_scans": sorted(seen),
+        **facts,
+    }
+    config = first.model_copy(update={"members": len(models), "provenance": provenance})
+    save_model(folder, network, config)
 
 
 def add_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
@@ -160,6 +203,10 @@ def check_sums(folder: Path) -> None:
                 f"{file}: its SHA-256 is not the one in {SUMS_NAME}; it was changed or damaged. "
                 "Get the folder again, whole."
             )
+
+
+def _weights_sha256(path: Path) -> str:
+    return sha256(model_folder(path) / WEIGHTS_NAME)
 
 
 def model_folder(path: str | os.PathLike[str]) -> Path:

@@ -16,9 +16,10 @@ from brainsegfounder.data.loader import Batch, PatchDataset, batches
 from brainsegfounder.data.store import Store, check_store, open_store
 from brainsegfounder.errors import UsageError
 from brainsegfounder.inference.model_config import config_of
-from brainsegfounder.settings import PretrainSettings, Recipe
+from brainsegfounder.settings import PretrainSettings, Recipe, StageSettings
 from brainsegfounder.training.checkpoint import NUM_AT_ONCE
 from brainsegfounder.workflows.model_folder import build_network
+from brainsegfounder.workflows.objectives import ask
 from brainsegfounder.workflows.plan_gpus import (
     GIB,
     GpuNeeds,
@@ -136,8 +137,9 @@ def make_plan(
     network = _build(recipe)
     here = measure(
         network,
-        recipe,
         settings,
+        ask(settings.objective).loss,
+        recipe.seed + 1,
         source.batches,
         source.name,
         model.cost.peak_bytes / GIB,
@@ -150,7 +152,7 @@ def make_plan(
         subjects=source.subjects,
         cases_per_step=one_process,
         samples=settings.steps * one_process,
-        checkpoints_gib=_checkpoints_gib(network, settings),
+        checkpoints_gib=checkpoints_gib(network, settings),
         store_gib=source.store_gib,
         reads_store=data is not None,
         here=here,
@@ -207,7 +209,7 @@ def _build(recipe: Recipe) -> nn.Module:
     return build_network(config_of(recipe, "pretraining", {}), recipe.model)
 
 
-def _checkpoints_gib(network: nn.Module, settings: PretrainSettings) -> float:
+def checkpoints_gib(network: nn.Module, settings: StageSettings) -> float:
     """Checkpoints that are kept, the one being written, and the best model."""
     learnt: int = sum(p.numel() * p.element_size() for p in network.parameters())
     state = network.state_dict().values()

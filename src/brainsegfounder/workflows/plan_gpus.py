@@ -11,7 +11,7 @@ import torch
 from brainsegfounder.data.loader import Batch
 from brainsegfounder.models.step_cost import StepCost, count_step
 from brainsegfounder.models.swin import check_merging
-from brainsegfounder.settings import PretrainSettings, Recipe
+from brainsegfounder.settings import PretrainSettings, Recipe, StageSettings
 from brainsegfounder.workflows.objectives import ask, build_pretraining_network
 
 GIB = 2**30
@@ -150,7 +150,7 @@ def largest_batch(settings: PretrainSettings, gpus: Sequence[int]) -> int:
 
 
 def blank_batch(
-    recipe: Recipe, settings: PretrainSettings, device: torch.device, first: int = 0
+    recipe: Recipe, settings: StageSettings, device: torch.device, first: int = 0
 ) -> Batch:
     """A batch of crops without a brain, as large as the recipe's; each of another subject."""
     count = settings.batch_size * settings.crops_per_case

@@ -1,4 +1,4 @@
-"""What a step of pretraining takes on this machine: three real ones, timed."""
+"""What a training step takes on this machine: three real ones, timed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from brainsegfounder.data.loader import Batch
-from brainsegfounder.settings import PretrainSettings, Recipe
-from brainsegfounder.training.loop import autocast
+from brainsegfounder.settings import StageSettings
+from brainsegfounder.training.loop import LossFunction, autocast
+from brainsegfounder.training.losses import Losses
 from brainsegfounder.training.optim import make_optimizer
 from brainsegfounder.volumes.header import available_memory_gib
 from brainsegfounder.workflows.model_folder import choose_device, place
-from brainsegfounder.workflows.objectives import ask
 from brainsegfounder.workflows.stage import device_name
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,9 @@ class Here:
 
 def measure(
     network: nn.Module,
-    recipe: Recipe,
-    settings: PretrainSettings,
+    settings: StageSettings,
+    loss: LossFunction,
+    seed: int,
     batches: Iterator[Batch],
     crops: str,
     least_memory_gib: float,
@@ -64,8 +66,9 @@ def measure(
 
     Args:
         network: On the CPU, with random weights; it is trained.
-        recipe: Seed of the pretext tasks.
-        settings: Its section for pretraining.
+        settings: The stage's section of the recipe.
+        loss: Of its network and batches.
+        seed: Of what is drawn for a crop.
         batches: Where crops come from.
         crops: That in a word.
         least_memory_gib: With less than this to spare, a CPU does not even try.
@@ -79,7 +82,7 @@ def measure(
         return None
     network = place(network, device)
     try:
-        times = _time_steps(network, recipe, settings, batches, device)
+        times = time_steps(network, settings, loss, seed, batches, device)
     except torch.OutOfMemoryError:
         return None
     step_s = tuple(total for total, _ in times)
@@ -95,19 +98,21 @@ def measure(
     )
 
 
-def _time_steps(
+def time_steps(
     network: nn.Module,
-    recipe: Recipe,
-    settings: PretrainSettings,
+    settings: StageSettings,
+    loss: LossFunction,
+    seed: int,
     source: Iterator[Batch],
     device: torch.device,
 ) -> list[tuple[float, float]]:
     """Seconds of each step and of its wait for data, without the first one."""
     optimizer = make_optimizer(network, settings.optimizer)
+    network.train()
     found = []
     for number in range(1 + NUM_TIMED):
         began = time.perf_counter()
-        wait_s = _step(network, recipe, settings, source, device, optimizer)
+        wait_s = _step(network, settings, partial(loss, network), seed, source, device, optimizer)
         found.append((time.perf_counter() - began, wait_s))
         log.info("step %d of %d: %.2f s", number + 1, 1 + NUM_TIMED, found[-1][0])
     return found[1:]
@@ -115,22 +120,22 @@ def _time_steps(
 
 def _step(
     network: nn.Module,
-    recipe: Recipe,
-    settings: PretrainSettings,
+    settings: StageSettings,
+    loss: Callable[[Batch, int], Losses],
+    seed: int,
     source: Iterator[Batch],
     device: torch.device,
     optimizer: torch.optim.Optimizer,
 ) -> float:
     """One optimiser step, as the training loop makes it; returns seconds waited for data."""
-    network.train()
-    loss, wait_s = ask(settings.objective).loss, 0.0
+    wait_s = 0.0
     optimizer.zero_grad(set_to_none=True)
     for _ in range(settings.optimizer.accumulation):
         began = time.perf_counter()
         batch = next(source).to(device)
         wait_s += time.perf_counter() - began
         with autocast(settings.precision, device):
-            parts = loss(network, batch, recipe.seed + 1).parts
+            parts = loss(batch, seed).parts
             total = torch.stack(list(parts.values())).sum() / settings.optimizer.accumulation
         total.backward()  # type: ignore[no-untyped-call]
     clip_norm = settings.optimizer.clip_norm or math.inf

@@ -20,7 +20,7 @@ from brainsegfounder.workflows.objectives import ask
 from brainsegfounder.workflows.pretrain_page import write_pretrain_page
 from brainsegfounder.workflows.pretrain_probe import choose_probed
 from brainsegfounder.workflows.pretrain_watch import Watcher
-from brainsegfounder.workflows.stage import Stage, open_stage, require, run_stage
+from brainsegfounder.workflows.stage import Stage, finish, open_stage, require, run_stage
 from brainsegfounder.workflows.trackers import Tracker, tensorboard_tracker
 
 # Crops and pretext tasks of the validation are the same every time.
@@ -96,6 +96,7 @@ def run_pretrain(
         minutes = state.elapsed_s / 60
         ended = f"Finished after {state.step:,} steps and {minutes:.1f} min of training."
         write_pretrain_page(stage, settings, state, probed, ended)
+        finish(stage.run, state)
     return state
 
 

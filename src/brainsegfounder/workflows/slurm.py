@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,13 @@ export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{threads}}}"
 """
 
 
-def slurm_script(order: Order, resources: Resources) -> str:
+def slurm_script(order: Order, resources: Resources, after: Sequence[str] = ()) -> str:
     """The job that runs an order; a job that Slurm starts again goes on where it stopped.
+
+    Args:
+        order: What is run.
+        resources: Of the job.
+        after: Numbers of jobs that must have succeeded before.
 
     Raises:
         UsageError: A setting cannot stand in such a script.
@@ -61,6 +67,7 @@ def slurm_script(order: Order, resources: Resources) -> str:
         "partition": resources.partition,
         "time": resources.time,
         "signal": f"USR1@{WARNING_S}",
+        "dependency": f"afterok:{':'.join(after)}" if after else None,
         "requeue": "",
         "open-mode": "append",
         "output": f'"{folder}/slurm-%j.out"',
@@ -83,8 +90,13 @@ def slurm_script(order: Order, resources: Resources) -> str:
     )
 
 
-def submit(order: Order, resources: Resources) -> str:
+def submit(order: Order, resources: Resources, after: Sequence[str] = ()) -> str:
     """Write an order's job and give it to Slurm.
+
+    Args:
+        order: What is run; its start weights may be what a job of `after` makes.
+        resources: Of the job.
+        after: Numbers of jobs that must have succeeded before.
 
     Returns:
         The job's number.
@@ -95,8 +107,8 @@ def submit(order: Order, resources: Resources) -> str:
         StoreError: The store does not fit the recipe.
         RunError: Slurm is not here, or refused the job.
     """
-    script = slurm_script(order, resources)
-    order.check()
+    script = slurm_script(order, resources, after)
+    (replace(order, start=None) if after else order).check()
     order.write_recipe()
     path = order.folder / "job.sh"
     write_text(path, script)

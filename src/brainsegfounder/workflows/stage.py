@@ -27,6 +27,7 @@ from brainsegfounder.settings import OURS, Recipe, StageSettings
 from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.training.loop import Job, LossFunction, Record, Validation, Watch, train
 from brainsegfounder.workflows.model_folder import (
+    INHERITED,
     build_network,
     check_sums,
     choose_device,
@@ -38,9 +39,6 @@ from brainsegfounder.workflows.model_folder import (
 SectionT = TypeVar("SectionT")
 
 log = logging.getLogger(__name__)
-
-# What a model that began as another must still say about its origin.
-INHERITED = ("trained_on", "licence", "notice_of_origin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +240,18 @@ def run_stage(
         return train(stage.network, job, stage.device)
 
 
+def finish(run: Run, state: TrainingState) -> None:
+    """Mark a run as done, with how it ended."""
+    run.finish(
+        {
+            "steps": state.step,
+            "best_step": state.best_step,
+            "best_value": state.best_value,
+            "training_s": state.elapsed_s,
+        }
+    )
+
+
 def require(section: SectionT | None, recipe: Recipe, name: str) -> SectionT:
     """The section of a recipe that a verb needs.
 
@@ -290,9 +300,13 @@ def split_of(store: Store, recipe: Recipe, fold: int | None) -> Split:
         DataError: The folds cannot be made of these cases, or nobody is left to train on.
         UsageError: The fold does not exist.
     """
+    return split_cases(included(store, recipe), recipe.split, fold)
+
+
+def included(store: Store, recipe: Recipe) -> list[StoredCase]:
+    """The cases of a store that a recipe does not exclude."""
     excluded = set(recipe.data.exclude_subjects)
-    cases = [case for case in store.cases if case.subject not in excluded]
-    return split_cases(cases, recipe.split, fold)
+    return [case for case in store.cases if case.subject not in excluded]
 
 
 def _inherit_merging(recipe: Recipe, start: Path | None) -> Recipe:
