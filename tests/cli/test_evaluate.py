@@ -126,3 +126,19 @@ def test_wrong_use_ends_with_2_before_anything_is_read(call: Call, tmp_path: Pat
         assert code == 2
         assert message in error
         assert not out.exists()
+
+
+def test_folds_of_a_list_stand_in_the_scores_and_cases_without_one_are_named(
+    call: Call, tmp_path: Path
+) -> None:
+    for name in ("one", "two", "three"):
+        for side in ("p", "r"):
+            _save(tmp_path / side / f"{name}.nii.gz", _mask())
+    (tmp_path / "folds.csv").write_text("case,fold\none,0\ntwo,1\n")
+    words = [tmp_path / "p", tmp_path / "r", "--folds", tmp_path / "folds.csv"]
+    code, said, error = call("evaluate", *words, "--out", tmp_path / "out")
+    assert code == 0
+    assert "3 of 3 cases scored" in said
+    assert error.splitlines()[-1] == "1 of 3 cases are in no fold: three."
+    code, said, _ = call("evaluate", *words, "--out", tmp_path / "again", "--json")
+    assert (code, json.loads(said)["without_fold"]) == (0, ["three"])

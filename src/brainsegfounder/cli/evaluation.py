@@ -38,6 +38,10 @@ def evaluate(
     run: Annotated[
         Path | None, typer.Option("--run", help="Whose predictions: refuse what it has seen.")
     ] = None,
+    folds: Annotated[
+        Path | None,
+        typer.Option("--folds", help="splits_final.json, a datalist or a table: adds the fold."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score predictions against references, per case and region, by a stated convention."""
@@ -59,6 +63,7 @@ def evaluate(
         tolerances_mm=tolerances or TOLERANCES_MM,
         jobs=(os.cpu_count() or 1) if jobs is None else jobs,
         run=run,
+        folds=folds,
     )
     if as_json:
         typer.echo(json.dumps({"convention": rules.name, **done.record()}, indent=1))
@@ -69,6 +74,8 @@ def evaluate(
                 f"{rules.hd95_name} {row.hd95_mm_mean:.1f} mm over {row.num_cases} cases"
             )
         typer.echo(f"{done.summary()}, convention {rules.name}: {out / 'report.html'}")
+        if done.without_fold:
+            typer.echo(done.fold_note(), err=True)
         if rules.provisional:
             typer.echo(f"{rules.name} is provisional: {rules.source}", err=True)
     end_with_refused(done.refused)

@@ -122,10 +122,7 @@ def folds_of_list(cases: Iterable[StoredCase], path: Path) -> dict[str, int]:
         DataError: The list cannot be read, puts a subject into two folds, or leaves out a subject
             with labels.
     """
-    listed: dict[str, int] = {}
-    for name, fold in read_folds(path).items():
-        if listed.setdefault(spelling(name), fold) != fold:
-            raise DataError(two_folds(path, name, listed[spelling(name)], fold))
+    listed = folds_by_spelling(path)
     folds: dict[str, int] = {}
     absent: set[str] = set()
     used: set[str] = set()
@@ -142,6 +139,19 @@ def folds_of_list(cases: Iterable[StoredCase], path: Path) -> dict[str, int]:
     if unused := sorted(listed.keys() - used):
         log.warning("%s: %d names have no case (%s, ...)", path, len(unused), unused[0])
     return folds
+
+
+def folds_by_spelling(path: Path) -> dict[str, int]:
+    """The folds of a list by names as they are compared; see `read_folds` and `spelling`.
+
+    Raises:
+        DataError: The list cannot be read, or one name is in two folds.
+    """
+    listed: dict[str, int] = {}
+    for name, fold in read_folds(path).items():
+        if listed.setdefault(spelling(name), fold) != fold:
+            raise DataError(two_folds(path, name, listed[spelling(name)], fold))
+    return listed
 
 
 def lesion_load_ml(case: StoredCase) -> float:

@@ -22,6 +22,7 @@ def write_metrics(
     rules: Mapping[str, str],
     extra: Mapping[str, Any],
     convention: Convention = PLAIN,
+    folds: Mapping[str, int] | None = None,
 ) -> None:
     """Write `metrics.csv` (rounded, one row per case and region) and `metrics.json` (exact).
 
@@ -31,6 +32,7 @@ def write_metrics(
         rules: Sentences that say how the numbers came about, usually the convention's.
         extra: Further top-level entries of the JSON file, such as recipe and data.
         convention: By which the scores were made.
+        folds: In which fold a case was tested; None where nobody says so.
 
     Raises:
         RunError: A file cannot be written.
@@ -38,7 +40,7 @@ def write_metrics(
     parameters = asdict(convention)
     name, version = parameters.pop("name"), parameters.pop("version")
     del parameters["rules"]
-    rows = [score.row() for score in scores]
+    rows = rows_of(scores, folds or {})
     numbers = aggregate(scores)
     content: dict[str, Any] = {
         **extra,
@@ -59,6 +61,13 @@ def write_metrics(
     write_text(folder / "metrics.csv", csv_text(rows))
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(folder / "metrics.json", text + "\n")
+
+
+def rows_of(scores: Sequence[RegionScore], folds: Mapping[str, int]) -> list[dict[str, Value]]:
+    """Scores as columns, with `fold` after all others where there are folds."""
+    if not folds:
+        return [score.row() for score in scores]
+    return [{**score.row(), "fold": folds.get(score.case)} for score in scores]
 
 
 def csv_text(rows: Sequence[Mapping[str, Value]]) -> str:

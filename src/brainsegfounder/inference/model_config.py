@@ -13,6 +13,8 @@ from brainsegfounder.errors import WeightsError
 from brainsegfounder.files import write_text
 from brainsegfounder.runs import PROVENANCE_NAME
 from brainsegfounder.settings import (
+    OURS,
+    Architecture,
     Objective,
     PatchSize,
     PredictSettings,
@@ -35,9 +37,11 @@ class ModelConfig(Section):
     format: Literal[1] = 1
     """Version of this file's layout."""
     kind: Literal["segmentation", "pretraining"]
-    """A SwinUNETR, or an encoder with pretext heads."""
+    """A segmentation network, or an encoder with pretext heads."""
     name: str
     """Name of the recipe that made it."""
+    architecture: Architecture = OURS
+    """Which network; one that is not ours is MONAI's."""
     scale: str
     """Width and depth."""
     merging: Literal["complete", "legacy", "v2"]
@@ -84,6 +88,7 @@ def config_of(
     return ModelConfig(
         kind=kind,
         name=recipe.name,
+        architecture=recipe.model.architecture,
         scale=recipe.model.scale,
         merging=recipe.model.merging,
         contrasts=recipe.data.contrasts,

@@ -25,6 +25,8 @@ from brainsegfounder.settings.objectives import (
     ThreeTaskSettings,
 )
 from brainsegfounder.settings.section import (
+    OURS,
+    Architecture,
     Contrast,
     Count,
     Fraction,
@@ -36,6 +38,8 @@ from brainsegfounder.settings.section import (
 __all__ = [
     "AS_IT_IS",
     "KINDS",
+    "OURS",
+    "Architecture",
     "AugmentSettings",
     "Contrast",
     "ContrastiveSettings",
@@ -171,17 +175,36 @@ class SplitSettings(Section):
 class ModelSettings(Section):
     """The network."""
 
+    architecture: Architecture = OURS
+    """swin-unetr: the one that is pretrained; segresnet, dynunet (nnU-Net's) and unetr are MONAI's,
+    baselines that are fine-tuned from random weights."""
     scale: Literal["nano", "nano-small", "nano-big", "tiny", "small", "big"] = "tiny"
     """Width and depth: nano 4 M, tiny 62 M, small 64 M, big 69 M parameters; nano-small and
-    nano-big are as deep as small and big, and as narrow as nano."""
+    nano-big are as deep as small and big, and as narrow as nano. A baseline has two sizes: nano...,
+    and that of its paper for the others."""
     merging: Literal["complete", "legacy", "v2"] = "complete"
-    """Order of the eight corners in patch merging; published weights need legacy."""
+    """Order of the eight corners in patch merging; published weights need legacy. Means nothing to
+    a baseline."""
     dropout: Fraction = 0.0
-    """Dropout in attention projections and MLPs."""
+    """Dropout in attention projections and MLPs; of segresnet after its first convolution; dynunet
+    has none."""
     drop_path: Fraction = 0.0
-    """Stochastic depth, rising linearly to this rate."""
+    """Stochastic depth, rising linearly to this rate; swin-unetr only."""
     checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    """Recompute activations in the backward pass: less memory, more time; swin-unetr only."""
+
+    @model_validator(mode="after")
+    def _architecture_has_it(self) -> ModelSettings:
+        absent = set() if self.architecture == OURS else {"drop_path", "checkpointing"}
+        if self.architecture == "dynunet":
+            absent.add("dropout")
+        asked = sorted(name for name in absent if getattr(self, name))
+        if asked:
+            raise ValueError(
+                f"{asked[0]} {getattr(self, asked[0])}: {self.architecture} has none; leave it "
+                f"out, or set model.{asked[0]}={'false' if asked[0] == 'checkpointing' else 0}"
+            )
+        return self
 
 
 class OptimizerSettings(Section):
@@ -220,7 +243,7 @@ class StageSettings(Section):
     """auto: bfloat16 where the GPU has it, float32 elsewhere."""
     sharding: Literal["none", "blocks"] = "none"
     """Several processes: none: each holds the whole model (DDP); blocks: each holds its part of
-    every transformer block (FSDP2)."""
+    every transformer block (FSDP2; swin-unetr only)."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that read patches; 0 reads in the training process."""
     validate_every: Count = 100
@@ -335,6 +358,11 @@ class Recipe(Section):
                     f"data.regions.{name}: label values {strange} are not in data.labels "
                     f"({sorted(known)})"
                 )
+        if self.model.architecture != OURS and self.finetune and self.finetune.sharding != "none":
+            raise ValueError(
+                f"finetune.sharding {self.finetune.sharding}: only swin-unetr can be sharded; set "
+                f"it to none for {self.model.architecture}"
+            )
         if self.finetune is not None and not data.regions:
             raise ValueError("data.regions: empty; fine-tuning needs at least one region")
         objective = None if self.pretrain is None else self.pretrain.objective

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,10 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 PatchSize = tuple[Count, Count, Count]
+Architecture = Literal["swin-unetr", "segresnet", "dynunet", "unetr"]
+
+# The architecture that can be pretrained; the others are baselines.
+OURS: Architecture = "swin-unetr"
 
 
 class Section(BaseModel):

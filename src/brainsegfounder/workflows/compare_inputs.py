@@ -74,7 +74,7 @@ def gather(words: Sequence[str], *, by_labels: bool = False) -> Gathered:
     for name, of_method in files.items():
         _check_once(name, of_method)
     methods = [Method(name, [row for f in of for row in f.rows]) for name, of in files.items()]
-    warnings = [*_split_warnings(files), *_label_warnings(methods)]
+    warnings = [*_split_warnings(files), *_fold_warnings(methods), *_label_warnings(methods)]
     return Gathered(methods, files, _convention(files), warnings)
 
 
@@ -202,6 +202,28 @@ def _split_warnings(files: Mapping[str, Sequence[ScoreFile]]) -> list[str]:
         for name in known[1:]
         if splits[name] != splits[known[0]]
     ]
+
+
+def _fold_warnings(methods: Sequence[Method]) -> list[str]:
+    """Where cases that were tested together by one method were not so by the first."""
+    first, *others = methods
+    told = _folds_of(first)
+    found = []
+    for method in others:
+        folds = _folds_of(method)
+        pairs = {(told[case], folds[case]) for case in told.keys() & folds.keys()}
+        # Folds may be numbered otherwise, but each must be one of the other's.
+        if len(pairs) > min(len({a for a, _ in pairs}), len({b for _, b in pairs})):
+            found.append(
+                f"{method.name} and {first.name} were cross-validated with different folds: a case "
+                "was tested by models that were trained on other subjects."
+            )
+    return found
+
+
+def _folds_of(method: Method) -> dict[str, str]:
+    """The fold of each case, where one is named."""
+    return {row.case: row.fold for row in method.rows if row.fold is not None}
 
 
 def _label_warnings(methods: Sequence[Method]) -> list[str]:

@@ -19,6 +19,7 @@ from brainsegfounder.evaluation.metrics import (
     score_case,
     write_metrics,
 )
+from brainsegfounder.evaluation.score_files import rows_of
 from brainsegfounder.files import check_new_folder
 from brainsegfounder.runs import progress
 from brainsegfounder.settings import AS_IT_IS, ReadingSettings, Recipe
@@ -36,6 +37,7 @@ from brainsegfounder.workflows.label_files import (
     label_files,
     probability_files,
 )
+from brainsegfounder.workflows.prediction_folds import folds_of_cases, predicted_files
 from brainsegfounder.workflows.worker_pool import Lost, work_in_processes
 
 __all__ = ["Evaluated", "case_name", "evaluate", "run_evaluate", "score_folders"]
@@ -57,6 +59,7 @@ class Evaluated:
         missing: Those of `refused` that have no prediction.
         extra: Those that have no reference.
         duplicate: Those of which a folder holds several masks.
+        folds: In which fold each scored case was tested; empty where nobody says so.
     """
 
     scores: list[RegionScore] = field(default_factory=list)
@@ -64,6 +67,13 @@ class Evaluated:
     missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     duplicate: list[str] = field(default_factory=list)
+    folds: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def without_fold(self) -> list[str]:
+        """Scored cases that are in no fold, where others are."""
+        cases = dict.fromkeys(score.case for score in self.scores)
+        return [case for case in cases if case not in self.folds] if self.folds else []
 
     @property
     def num_scored(self) -> int:
@@ -88,6 +98,12 @@ class Evaluated:
             f"; left out: {others}" if others else ""
         )
 
+    def fold_note(self) -> str:
+        """Which cases are in no fold, in a sentence."""
+        some = ", ".join(self.without_fold[:5])
+        more = ", ..." if len(self.without_fold) > 5 else ""
+        return f"{len(self.without_fold)} of {self.num_scored} cases are in no fold: {some}{more}."
+
     def record(self) -> dict[str, Any]:
         """The same for machines."""
         return {
@@ -97,6 +113,7 @@ class Evaluated:
             "missing": self.missing,
             "extra": self.extra,
             "duplicate": self.duplicate,
+            "without_fold": self.without_fold,
         }
 
 
@@ -113,6 +130,7 @@ class How:
         reading: What is allowed of the files.
         probabilities: Folder of `*_probseg.nii.gz`, or None.
         jobs: Number of processes; 0 scores all cases in this one.
+        folds: A list of who is tested in which fold, or None.
     """
 
     convention: Convention = PLAIN
@@ -122,6 +140,7 @@ class How:
     reading: ReadingSettings = AS_IT_IS
     probabilities: Path | None = None
     jobs: int = 0
+    folds: Path | None = None
 
 
 def evaluate(
@@ -131,6 +150,7 @@ def evaluate(
     *,
     convention_name: str = PLAIN.name,
     tumour_type: str | None = None,
+    folds: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Score predictions against references.
 
@@ -141,9 +161,11 @@ def evaluate(
             non-zero label by itself.
         convention_name: By which rules, such as `brats-2023`.
         tumour_type: For `brats-2023`.
+        folds: A list of who is tested in which fold, where paths are given.
 
     Returns:
-        The records of `metrics.json`: case, region, dice, hd95_mm, volumes and so on.
+        The records of `metrics.json`: case, region, dice, hd95_mm, volumes and so on; with `fold`
+        where `folds` or folders `fold_N` say so.
 
     Raises:
         DataError: Nothing could be scored.
@@ -158,9 +180,10 @@ def evaluate(
     if isinstance(prediction, Volume) or isinstance(reference, Volume):
         raise DataError("a volume and a path; expected two volumes or two paths.")
     wanted, legal = (regions, None) if regions else _labels_of(rules, None)
-    how = How(rules, wanted, legal, reading=_any_size(AS_IT_IS))
+    list_of_folds = None if folds is None else Path(folds)
+    how = How(rules, wanted, legal, reading=_any_size(AS_IT_IS), folds=list_of_folds)
     result = score_folders(Path(prediction), Path(reference), how)
-    return [score.row() for score in result.scores]
+    return rows_of(result.scores, result.folds)
 
 
 def run_evaluate(
@@ -175,6 +198,7 @@ def run_evaluate(
     tolerances_mm: Sequence[float] = TOLERANCES_MM,
     jobs: int = 0,
     run: Path | None = None,
+    folds: Path | None = None,
 ) -> Evaluated:
     """Score two folders and write `metrics.json`, `metrics.csv` and `report.html`.
 
@@ -191,6 +215,7 @@ def run_evaluate(
         jobs: Number of processes; 0 uses none but this one.
         run: The run whose predictions these are: its split must be unchanged, and no case may be
             of a subject that it has seen.
+        folds: A list of who is tested in which fold; see `prediction_folds`.
 
     Raises:
         DataError: Nothing could be scored, or `run` has seen a case.
@@ -212,6 +237,7 @@ def run_evaluate(
         _any_size(reading or (recipe.reading if recipe else AS_IT_IS)),
         probabilities,
         jobs,
+        folds,
     )
     split = check_held_out(run, label_files(references).files) if run else {}
     result = score_folders(predictions, references, how)
@@ -219,21 +245,26 @@ def run_evaluate(
         **split,
         "recipe": recipe.name if recipe else None,
         "tolerances_mm": list(how.tolerances_mm),
+        "folds_from": None if folds is None else folds.name,
         **result.record(),
     }
-    write_metrics(out, result.scores, rules.rules, facts, rules)
+    write_metrics(out, result.scores, rules.rules, facts, rules, result.folds)
     write_evaluation_report(out / "report.html", result, rules, recipe)
     return result
 
 
 def score_folders(predictions: Path, references: Path, how: How) -> Evaluated:
     """Score every case found on both sides; what cannot be scored is listed with its reason."""
-    predicted, expected = label_files(predictions), label_files(references)
+    (predicted, by_folder), expected = predicted_files(predictions), label_files(references)
     if predictions.is_file() and references.is_file():
         # Two single files are one case, whatever they are called.
         expected = LabelFiles(dict(zip(predicted.files, expected.files.values(), strict=True)))
     result = _unpaired(predicted, expected)
     shared = sorted(predicted.files.keys() & expected.files.keys())
+    folds, trained_on = folds_of_cases(shared, by_folder, how.folds)
+    result.folds.update(folds)
+    result.refused.update(trained_on)
+    shared = [case for case in shared if case not in trained_on]
     regions, legal = how.regions, how.legal
     if regions is None:
         shared, regions = _reference_regions(shared, expected, how, result)

@@ -69,11 +69,19 @@ def write_evaluation_report(
         title=f"Evaluation of {result.num_scored} cases, convention {rules.name}",
         subtitle=f"{result.summary()}. {_regions_sentence(rules, recipe)}",
         highlights=_highlights(result.scores, rules),
-        warnings=[*_provisional(rules), *_left_out(result)],
+        warnings=[
+            *_provisional(rules),
+            *([result.fold_note()] if result.without_fold else []),
+            *_left_out(result),
+        ],
         chapters=[*_detection(result.scores), *_reliability(result.scores)],
         run=_facts(rules),
         curves=_strip(scored, rules),
-        tables=[_metrics_table(result.scores), _case_table(result.scores, rules)],
+        tables=[
+            _metrics_table(result.scores),
+            *_fold_table(result),
+            _case_table(result.scores, rules),
+        ],
         rules=rules.rules,
     )
     write_report(path, report)
@@ -151,6 +159,19 @@ def _metrics_table(scores: Sequence[RegionScore]) -> Table:
 def _short(value: float | None) -> Cell:
     """As text: rows of one column have different units here, so no common decimals."""
     return None if value is None else f"{value:.4g}".replace("-", "−")
+
+
+def _fold_table(result: Evaluated) -> list[Table]:
+    """Mean Dice of each fold and region; nothing where nobody says what was tested in which."""
+    rows: list[list[Cell]] = []
+    for fold in sorted(set(result.folds.values())):
+        tested = [score for score in result.scores if result.folds.get(score.case) == fold]
+        rows += [
+            [fold, region, row.num_cases, row.dice_mean]
+            for region, row in summarise(tested).items()
+        ]
+    columns = ["fold", "region", "cases", "mean Dice"]
+    return [Table("Each fold, tested by a model of its own.", columns, rows)] if rows else []
 
 
 def _case_table(scores: Sequence[RegionScore], rules: Convention) -> Table:

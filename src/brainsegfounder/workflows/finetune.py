@@ -1,4 +1,4 @@
-"""`finetune`: the encoder inside a SwinUNETR, with labels, tested on subjects it never saw."""
+"""`finetune`: a segmentation network, with labels, tested on subjects it never saw."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from brainsegfounder.evaluation.metrics import (
 from brainsegfounder.files import sha256
 from brainsegfounder.inference.model_config import WEIGHTS_NAME
 from brainsegfounder.inference.predictor import Predictor
-from brainsegfounder.models.swin_unetr import SwinUNETR
+from brainsegfounder.models.baselines import output_layer
 from brainsegfounder.settings import FinetuneSettings, Recipe
 from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.training.loop import BatchOnDevice, LossFunction, Validation
@@ -80,7 +80,7 @@ def run_finetune(
         resume=resume,
         may_change=may_change,
     )
-    _start_from_prior(cast(SwinUNETR, stage.network), settings)
+    _start_from_prior(output_layer(stage.network, recipe.model.architecture), settings)
     cases = stage.cases(stage.split.train, labelled=True)
     if not cases:
         raise DataError(
@@ -123,13 +123,13 @@ def loss_function(recipe: Recipe, settings: FinetuneSettings) -> LossFunction:
     return loss
 
 
-def _start_from_prior(network: SwinUNETR, settings: FinetuneSettings) -> None:
+def _start_from_prior(output: nn.Conv3d, settings: FinetuneSettings) -> None:
     """Let every output begin at a small probability.
 
     Lesions fill a few percent of a brain. Outputs that begin at one half spend the first hundred
     steps on unlearning that, and the Dice loss hardly moves meanwhile.
     """
-    bias = cast(Tensor, network.out.conv.conv.bias)
+    bias = cast(Tensor, output.bias)
     with torch.no_grad():
         bias.fill_(math.log(settings.output_prior / (1 - settings.output_prior)))
         if settings.target == "classes":

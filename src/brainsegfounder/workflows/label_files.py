@@ -130,6 +130,11 @@ def _held(case: str, name: str, regions: list[str]) -> list[tuple[str, str, int 
     return [(case, one, number) for number, one in enumerate(regions)]
 
 
+def has_niftis(folder: Path) -> bool:
+    """Whether there is a NIfTI file in a folder, in any depth."""
+    return any(is_nifti(file) for file in folder.rglob("*"))
+
+
 def _niftis(folder: Path) -> list[Path]:
     labels = [folder / name for name in NNUNET_LABELS if (folder / name).is_dir()]
     places = labels if labels and (folder / "imagesTr").is_dir() else [folder]

@@ -9,6 +9,7 @@ import yaml
 
 from brainsegfounder.inference.model_config import ModelConfig
 from brainsegfounder.runs import RESEARCH_ONLY
+from brainsegfounder.settings import OURS
 
 UK_BIOBANK_NOTICE = (
     "Derived from UK Biobank data: these weights are not redistributed by this software, which "
@@ -38,12 +39,13 @@ def model_card(config: ModelConfig) -> str:
 def _body(config: ModelConfig, facts: Mapping[str, Any]) -> list[str]:
     spacing = config.spacing_mm
     grid = "the scan's own voxels" if spacing is None else f"{spacing} mm voxels"
+    merging = f", patch merging `{config.merging}`" if config.architecture == OURS else ""
     lines = [
         f"# {config.name}",
         "",
         f"**{RESEARCH_ONLY}** Never a basis for a decision about a patient.",
         "",
-        f"{_count(config)} (scale `{config.scale}`, patch merging `{config.merging}`).",
+        f"{_count(config)} (`{config.architecture}`, scale `{config.scale}`{merging}).",
         "",
         f"- **Input**: {', '.join(config.contrasts)}, in this order, on {grid}, normalised by "
         f"`{config.preparation.normalisation}`.",

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from brainsegfounder.errors import WeightsError
+from brainsegfounder.errors import UsageError, WeightsError
 from brainsegfounder.files import replace_folder, sha256, write_text
 from brainsegfounder.inference.model_config import (
     CONFIG_NAME,
@@ -29,11 +29,12 @@ from brainsegfounder.inference.model_config import (
     write_config,
 )
 from brainsegfounder.inference.predictor import Predictor
+from brainsegfounder.models.baselines import build_baseline
 from brainsegfounder.models.ensemble import Ensemble
 from brainsegfounder.models.swin import check_merging
 from brainsegfounder.models.swin_unetr import SwinUNETR
 from brainsegfounder.models.weights import load_state, load_whole, save_state
-from brainsegfounder.settings import ModelSettings
+from brainsegfounder.settings import OURS, ModelSettings
 from brainsegfounder.workflows.model_card import model_card
 from brainsegfounder.workflows.objectives import build_pretraining_network
 
@@ -66,8 +67,11 @@ def build_network(config: ModelConfig, settings: ModelSettings | None = None) ->
     """The untrained network that a config describes.
 
     Args:
-        config: Kind, scale, merging, contrasts, outputs.
+        config: Kind, architecture, scale, merging, contrasts, outputs, patch, spacing.
         settings: Dropout, drop path and checkpointing for training; None for inference.
+
+    Raises:
+        UsageError: A baseline cannot be pretrained, does not fit the patch, or needs MONAI.
     """
     if config.members > 1:
         single = config.model_copy(update={"members": 1})
@@ -75,12 +79,31 @@ def build_network(config: ModelConfig, settings: ModelSettings | None = None) ->
         return Ensemble(members, config.target)
     settings = settings or ModelSettings()
     num_contrasts, merging = len(config.contrasts), check_merging(config.merging)
+    if config.architecture != OURS:
+        return _build_baseline(config, settings.dropout)
     rates = settings.model_dump(include={"dropout", "drop_path", "checkpointing"})
     if config.kind == "pretraining":
         return build_pretraining_network(
             config.objective, num_contrasts, config.scale, merging, **rates
         )
     return SwinUNETR(num_contrasts, config.num_outputs, config.scale, merging, **rates)
+
+
+def _build_baseline(config: ModelConfig, dropout: float) -> nn.Module:
+    if config.kind == "pretraining":
+        raise UsageError(
+            f"architecture {config.architecture}: a baseline, which cannot be pretrained; expected "
+            f"{OURS}. Fine-tune it from random weights: brainsegfounder finetune RECIPE ..."
+        )
+    return build_baseline(
+        config.architecture,
+        len(config.contrasts),
+        config.num_outputs,
+        config.scale,
+        patch_size_vox=config.patch_size_vox,
+        spacing_mm=config.spacing_mm,
+        dropout=dropout,
+    )
 
 
 def save_model(folder: Path, network: nn.Module, config: ModelConfig) -> None:

@@ -23,6 +23,7 @@ from brainsegfounder.evaluation.report import (
     write_report,
 )
 from brainsegfounder.models.weights import LoadReport
+from brainsegfounder.settings import OURS, ModelSettings
 from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.volumes.geometry import resample_labels_to
 from brainsegfounder.volumes.nifti import read_labels
@@ -187,7 +188,7 @@ def run_facts(stage: Stage, state: TrainingState) -> dict[str, Cell]:
     split, settings = stage.split, stage.settings
     return {
         "recipe": stage.recipe.name,
-        "model": f"{stage.recipe.model.scale}, merging {stage.recipe.model.merging}",
+        "model": _model(stage.recipe.model),
         "contrasts": ", ".join(stage.recipe.data.contrasts),
         "subjects": f"{len(split.train)} training, {len(split.validation)} validation, "
         f"{len(split.test)} test",
@@ -201,6 +202,11 @@ def run_facts(stage: Stage, state: TrainingState) -> dict[str, Cell]:
         "device": str(stage.config.provenance.get("device")),
         "version": str(stage.config.provenance.get("versions", {}).get("brainsegfounder")),
     }
+
+
+def _model(model: ModelSettings) -> str:
+    merging = f", merging {model.merging}" if model.architecture == OURS else ""
+    return f"{model.architecture}, {model.scale}{merging}"
 
 
 def _spacing(spacing_mm: tuple[float, float, float] | None) -> str:

@@ -23,7 +23,7 @@ from brainsegfounder.inference.model_config import WEIGHTS_NAME, ModelConfig, co
 from brainsegfounder.models.decoder_transfer import load_decoder
 from brainsegfounder.models.weights import LoadReport, load_encoder, load_state
 from brainsegfounder.runs import Run, open_run, progress, write_provenance
-from brainsegfounder.settings import Recipe, StageSettings
+from brainsegfounder.settings import OURS, Recipe, StageSettings
 from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.training.loop import Job, LossFunction, Record, Validation, Watch, train
 from brainsegfounder.workflows.model_folder import (
@@ -321,6 +321,16 @@ def _inherit_merging(recipe: Recipe, start: Path | None) -> Recipe:
     return recipe.model_copy(update={"model": model})
 
 
+def _check_transferable(recipe: Recipe, config: ModelConfig, folder: Path) -> None:
+    """What moves on is our encoder; a baseline neither has nor takes one."""
+    if (config.architecture, recipe.model.architecture) != (OURS, OURS):
+        raise UsageError(
+            f"--from {folder}: a {config.architecture}, for a {recipe.model.architecture}; "
+            f"expected {OURS} for {OURS}, whose encoder is all that can be taken over. Leave out "
+            "--from to train a baseline from random weights."
+        )
+
+
 def _transfer(
     network: nn.Module, recipe: Recipe, settings: StageSettings, start: Path | None
 ) -> tuple[LoadReport | None, dict[str, Any]]:
@@ -329,6 +339,7 @@ def _transfer(
     folder = model_folder(start)
     check_sums(folder)
     config = read_config(folder)
+    _check_transferable(recipe, config, folder)
     weights = folder / WEIGHTS_NAME
     if config.provenance.get("trained_on"):
         log.warning(
