@@ -93,8 +93,8 @@ T1W_ONLY = Printed(
     },
     (
         "The mean of the printed folds of BSF is 0.7204.",
-        "Logs of the official code show 0.7165 and 0.7248 for the first two folds of SwinUNETR from "
-        "scratch, about as much as BSF.",
+        "Logs of the official code show 0.7165 and 0.7248 for the first two folds of SwinUNETR "
+        "from scratch, about as much as BSF.",
         SOFT,
     ),
 )
@@ -110,8 +110,8 @@ ATLAS = Printed(
         "POBOTRI": (0.663, 0.559, 4.500, 9535.23),
     },
     (
-        "BSF and SwinUNETR on held-out training images; CTRL, HeRN and POBOTRI are ensembles on the "
-        "hidden test set of the challenge: not the same data.",
+        "BSF and SwinUNETR on held-out training images; CTRL, HeRN and POBOTRI are ensembles on "
+        "the hidden test set of the challenge: not the same data.",
     ),
 )
 

@@ -104,7 +104,7 @@ def _no_folds(path: Path, found: str) -> Problem:
 def two_folds(path: Path, name: str, one: int, other: int) -> Problem:
     """What to say of a name that a list tests twice."""
     return Problem(
-        code="subjecttwo_folds",
+        code="subject_in_two_folds",
         file=str(path),
         found=f"{name} is tested in folds {one} and {other}",
         expected="every subject tested in one fold",
