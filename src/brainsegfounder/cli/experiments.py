@@ -107,7 +107,7 @@ def crossval(
     wanted = _arms(arms, begin, settings)
     cells = crossval_cells(settings, data, wanted, begin, _fold_numbers(only))
     how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
-    _tell(run_experiment(out, cells, show_crossval, how), as_json=as_json)
+    _tell(run_experiment("crossval", out, cells, show_crossval, how), as_json=as_json)
 
 
 def fewshot(
@@ -166,7 +166,7 @@ def fewshot(
     )
     cells = fewshot_cells(settings, data, _arms(arms, begin, settings), begin, options)
     how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
-    _tell(run_experiment(out, cells, show_fewshot, how), as_json=as_json)
+    _tell(run_experiment("fewshot", out, cells, show_fewshot, how), as_json=as_json)
 
 
 def contrasts(
@@ -217,7 +217,7 @@ def contrasts(
         copies=copies,
     )
     how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
-    _tell(run_experiment(out, cells, show_contrasts, how), as_json=as_json)
+    _tell(run_experiment("contrasts", out, cells, show_contrasts, how), as_json=as_json)
 
 
 def scales(
@@ -262,7 +262,7 @@ def scales(
     cells = scales_cells(settings, data, names, _arms(arms, begin, settings), begin, tested)
     how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
     show = partial(show_scales, published_csv=published)
-    _tell(run_experiment(out, cells, show, how), as_json=as_json)
+    _tell(run_experiment("scales", out, cells, show, how), as_json=as_json)
 
 
 def _recipe(name: str, overrides: list[str] | None) -> Recipe:

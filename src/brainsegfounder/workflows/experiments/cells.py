@@ -67,10 +67,12 @@ class Grid:
     Attributes:
         folder: Where it is.
         cells: In order.
+        kind: Of the experiment: `crossval`, `fewshot`, `contrasts` or `scales`.
     """
 
     folder: Path
     cells: Sequence[Cell]
+    kind: str = ""
 
     def run(self, cell: Cell) -> Path:
         """The folder of a cell's run."""
@@ -110,7 +112,7 @@ class Grid:
         return min(cell.steps, _last_step(self.run(cell) / "metrics.jsonl"))
 
 
-def open_grid(folder: Path, cells: Sequence[Cell]) -> Grid:
+def open_grid(folder: Path, cells: Sequence[Cell], kind: str = "") -> Grid:
     """Make a grid's folder, or go on in one; a grid may grow by cells, but none may change.
 
     Raises:
@@ -119,7 +121,7 @@ def open_grid(folder: Path, cells: Sequence[Cell]) -> Grid:
             another recipe, store or fold.
         StoreError: A store does not fit a recipe.
     """
-    grid = Grid(folder, tuple(cells))
+    grid = Grid(folder, tuple(cells), kind)
     _check_names(cells)
     for data in dict.fromkeys(cell.data for cell in cells):
         store = open_store(data)
@@ -169,6 +171,7 @@ def _changed(run: Path, what: str) -> str:
 
 def _record(grid: Grid) -> dict[str, Any]:
     return {
+        "kind": grid.kind,
         "cells": [
             {
                 "name": cell.name,
@@ -181,7 +184,7 @@ def _record(grid: Grid) -> dict[str, Any]:
                 "tags": cell.tags,
             }
             for cell in grid.cells
-        ]
+        ],
     }
 
 

@@ -92,11 +92,11 @@ def show_contrasts(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
     region = headline_region(found)
     caption = f"Dice of {region_in_words(region)}: means over the test cases."
     results = Results(
-        title=f"Contrasts of {found[0].cell.recipe.name}",
+        title=f"Contrasts of {found[0].recipe}",
         subtitle="Each subset of contrasts was trained and tested by itself.",
         tables=[pivot(found, "contrasts", caption, region, summed_up=False)],
     )
-    first = [one for one in found if one.cell.tags["arm"] == arms_of(found)[0]]
+    first = [one for one in found if one.tags["arm"] == arms_of(found)[0]]
     compared = compare_arms(first, folder / "comparison", name=_subset)
     if compared is not None:
         results.links[f"subsets compared, arm {arms_of(found)[0]}"] = "comparison/report.html"
@@ -111,4 +111,4 @@ def show_contrasts(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
 
 
 def _subset(one: Scored) -> str:
-    return one.cell.tags["contrasts"]
+    return one.tags["contrasts"]

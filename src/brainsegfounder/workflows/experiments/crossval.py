@@ -88,12 +88,12 @@ def fold_cells(
     return arm.cells(f"fold-{fold}", recipe, data, stage1, group=group, fold=fold, tags=named)
 
 
-def show_crossval(grid: Grid, found: Sequence[Scored], folder: Path) -> Results:
+def show_crossval(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
     """Tables 4 and 8 of these folds, arms compared, and an ensemble of each arm's folds."""
     region = headline_region(found)
-    folds = len({one.cell.tags["fold"] for one in found})
+    folds = len({one.tags["fold"] for one in found})
     results = Results(
-        title=f"{folds}-fold cross-validation of {found[0].cell.recipe.name}",
+        title=f"{folds}-fold cross-validation of {found[0].recipe}",
         subtitle="Every case is tested once by each arm, by a model that never saw its subject.",
         tables=[
             pivot(
@@ -111,19 +111,19 @@ def show_crossval(grid: Grid, found: Sequence[Scored], folder: Path) -> Results:
         results.links["arms compared"] = "comparison/report.html"
         results.notes += list(compared.sentences)
     for arm in arms_of(found):
-        of_arm = [one for one in found if one.cell.tags["arm"] == arm]
+        of_arm = [one for one in found if one.tags["arm"] == arm]
         if len(of_arm) > 1:
             name = f"{arm}-ensemble"
-            _save_ensemble(grid, of_arm, folder / name)
+            _save_ensemble(of_arm, folder / name)
             results.links[f"ensemble of {arm}"] = name
     return results
 
 
-def _save_ensemble(grid: Grid, found: Sequence[Scored], folder: Path) -> None:
+def _save_ensemble(found: Sequence[Scored], folder: Path) -> None:
     """The models of an arm's folds as one, with what each scored on the cases it never saw."""
     save_ensemble(
         folder,
-        [grid.run(one.cell) for one in found],
+        [one.run for one in found],
         {
             "metrics": {region: pooled(found, region) for region in regions_of(found)},
             "metrics_are": "Of the single models, each on the test cases of its fold; the ensemble "

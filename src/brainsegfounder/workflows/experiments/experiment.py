@@ -65,10 +65,13 @@ class Experiment:
         return self.outcome.failed if self.outcome is not None else {}
 
 
-def run_experiment(folder: Path, cells: Sequence[Cell], show: Show, how: How) -> Experiment:
+def run_experiment(
+    kind: str, folder: Path, cells: Sequence[Cell], show: Show, how: How
+) -> Experiment:
     """Plan a grid, make its runs, and write what they show.
 
     Args:
+        kind: Of experiment, such as `crossval`.
         folder: The grid; a new one, or one to go on with.
         cells: Its runs.
         show: Makes tables of their scores.
@@ -84,7 +87,7 @@ def run_experiment(folder: Path, cells: Sequence[Cell], show: Show, how: How) ->
     jobs = how.jobs if how.jobs is not None else max(1, num_gpus)
     if jobs < 1:
         raise UsageError(f"--jobs {jobs}: expected 1 or more.")
-    grid = Grid(folder, tuple(cells)) if how.dry_run else open_grid(folder, cells)
+    grid = Grid(folder, tuple(cells), kind) if how.dry_run else open_grid(folder, cells, kind)
     plan = plan_grid(grid, jobs, timed=how.timed and bool(grid.unfinished))
     tell(plan, log.info, grid.cells if how.dry_run else ())
     if how.dry_run:

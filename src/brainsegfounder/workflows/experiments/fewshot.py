@@ -177,9 +177,9 @@ def _seed(recipe: Recipe, repeat: int) -> int:
 def show_fewshot(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
     """Table 9 and Figure 5 of these runs, with paired tests and intervals."""
     region = headline_region(found)
-    repeats = len({one.cell.tags["seed"] for one in found})
+    repeats = len({one.tags["seed"] for one in found})
     results = Results(
-        title=f"Few-shot curves of {found[0].cell.recipe.name}",
+        title=f"Few-shot curves of {found[0].recipe}",
         subtitle=f"{repeats} subsets of each size, the same for every arm; what differs is where "
         "the encoder begins.",
         tables=[_table(found, region)],
@@ -194,14 +194,14 @@ def show_fewshot(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
 def _table(found: Sequence[Scored], region: str) -> Table:
     """A row for each number of labels, with every repeat, its mean and its spread."""
     arms = arms_of(found)
-    repeats = sorted({int(one.cell.tags["seed"]) for one in found})
+    repeats = sorted({int(one.tags["seed"]) for one in found})
     rows: list[list[TableCell]] = []
-    for labels in sorted({int(one.cell.tags["labels"]) for one in found}):
+    for labels in sorted({int(one.tags["labels"]) for one in found}):
         for arm in arms:
             of = {
-                int(one.cell.tags["seed"]): one.mean(region)
+                int(one.tags["seed"]): one.mean(region)
                 for one in found
-                if one.cell.tags["arm"] == arm and int(one.cell.tags["labels"]) == labels
+                if one.tags["arm"] == arm and int(one.tags["labels"]) == labels
             }
             values = [of.get(repeat) for repeat in repeats]
             spread = stdev(of.values()) if len(of) > 1 else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
@@ -28,7 +28,7 @@ from brainsegfounder.evaluation.score_rows import (
 from brainsegfounder.evaluation.tables import to_csv, to_latex, to_markdown
 from brainsegfounder.files import replace_folder, write_text
 from brainsegfounder.workflows.compare import CompareOptions, ComparisonDone, run_compare
-from brainsegfounder.workflows.experiments.cells import Cell, Grid
+from brainsegfounder.workflows.experiments.cells import Grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,23 @@ class Scored:
     """A finished fine-tuning with what its test cases scored.
 
     Attributes:
-        cell: Which.
+        name: Of its cell.
+        recipe: Name of its recipe.
+        tags: What it is in its experiment.
         path: Its file of scores.
         rows: What it holds, the mean over regions first.
     """
 
-    cell: Cell
+    name: str
+    recipe: str
+    tags: Mapping[str, str]
     path: Path
     rows: Sequence[Row]
+
+    @property
+    def run(self) -> Path:
+        """The folder of its run."""
+        return self.path.parent.parent
 
     def mean(self, region: str) -> float:
         """Mean Dice of a region over its test cases."""
@@ -85,14 +94,23 @@ def gather_scores(grid: Grid) -> list[Scored]:
     for cell in grid.cells:
         path = grid.run(cell) / "test" / "metrics.json"
         if cell.verb == "finetune" and grid.is_finished(cell) and path.is_file():
-            rows = read_scores(path, training_tags(cell)).rows
-            found.append(Scored(cell, path, with_region_mean(rows)))
+            found.append(read_scored(cell.name, cell.recipe.name, cell.tags, path))
     return found
 
 
-def training_tags(cell: Cell) -> dict[str, str]:
-    """Fold, seed and labels of a cell, as far as it has them."""
-    return {tag: cell.tags[tag] for tag in TAGS if tag in cell.tags}
+def read_scored(name: str, recipe: str, tags: Mapping[str, str], path: Path) -> Scored:
+    """A run with its scores.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    rows = read_scores(path, training_tags(tags)).rows
+    return Scored(name, recipe, tags, path, with_region_mean(rows))
+
+
+def training_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Fold, seed and labels, as far as they are among some tags."""
+    return {tag: tags[tag] for tag in TAGS if tag in tags}
 
 
 def headline_region(found: Sequence[Scored]) -> str:
@@ -107,7 +125,7 @@ def region_in_words(region: str) -> str:
 
 def arm_of(one: Scored) -> str:
     """The arm, which is what methods are called where nothing else tells them apart."""
-    return one.cell.tags["arm"]
+    return one.tags["arm"]
 
 
 def arms_of(found: Sequence[Scored]) -> list[str]:
@@ -153,10 +171,10 @@ def pivot(
             stand below.
     """
     names = list(dict.fromkeys(map(name, found)))
-    values = list(dict.fromkeys(one.cell.tags[tag] for one in found))
+    values = list(dict.fromkeys(one.tags[tag] for one in found))
 
     def of(value: str, column: str) -> list[Scored]:
-        return [one for one in found if one.cell.tags[tag] == value and name(one) == column]
+        return [one for one in found if one.tags[tag] == value and name(one) == column]
 
     columns = [[_dice(of(value, column), region) for value in values] for column in names]
     rows: list[list[TableCell]] = [
@@ -174,11 +192,11 @@ def pivot(
 
 def scores_table(found: Sequence[Scored]) -> Table:
     """Every score of every run, for machines."""
-    tags = list(dict.fromkeys(tag for one in found for tag in one.cell.tags))
+    tags = list(dict.fromkeys(tag for one in found for tag in one.tags))
     metrics = list(dict.fromkeys(name for one in found for row in one.rows for name in row.values))
     rows: list[list[TableCell]] = [
         [
-            *(one.cell.tags.get(tag) for tag in tags),
+            *(one.tags.get(tag) for tag in tags),
             row.case,
             row.region,
             *(_number(row.values.get(name)) for name in metrics),
@@ -202,7 +220,7 @@ def compare_arms(
         return None
     words = []
     for one in found:
-        told = ",".join(f"{key}={value}" for key, value in training_tags(one.cell).items())
+        told = ",".join(f"{key}={value}" for key, value in training_tags(one.tags).items())
         words.append(f"{name(one)}@{told}={one.path}" if told else f"{name(one)}={one.path}")
     region_mean = headline_region(found) == REGION_MEAN
     return run_compare(words, out, CompareOptions(region_mean=region_mean, by_labels=by_labels))
@@ -236,10 +254,7 @@ def write_results(grid: Grid, found: Sequence[Scored], results: Results, partial
         tables=results.tables,
         run={"runs": len(grid.cells), "finished": len(grid.cells) - num_left, **results.links},
         provenance={
-            "cells": [
-                {"name": one.cell.name, **one.cell.tags, "recipe": one.cell.recipe.name}
-                for one in found
-            ]
+            "cells": [{"name": one.name, **one.tags, "recipe": one.recipe} for one in found]
         },
     )
     write_report(partial / "report.html", page)

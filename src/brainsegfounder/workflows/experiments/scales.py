@@ -101,7 +101,7 @@ def show_scales(
 
 
 def _method(one: Scored) -> str:
-    return f"{one.cell.tags['scale']} {arm_of(one)}"
+    return f"{one.tags['scale']} {arm_of(one)}"
 
 
 def _sizes(grid: Grid) -> Table:
