@@ -15,7 +15,7 @@ from brainsegfounder.cli.auditing import audit
 from brainsegfounder.cli.comparing import compare
 from brainsegfounder.cli.endings import end_with_refused
 from brainsegfounder.cli.evaluation import evaluate
-from brainsegfounder.cli.experiments import contrasts, crossval, fewshot, scales
+from brainsegfounder.cli.experiments import contrasts, crossval, fewshot, scales, tables
 from brainsegfounder.cli.launching import launchable
 from brainsegfounder.cli.options import (
     Data,
@@ -258,6 +258,7 @@ app.command()(crossval)
 app.command()(fewshot)
 app.command()(contrasts)
 app.command()(scales)
+app.command()(tables)
 
 
 @app.command("convert-weights")

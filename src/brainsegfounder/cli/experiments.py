@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from brainsegfounder.cli.options import Data, Overrides, RecipeName
+from brainsegfounder.cli.options import Data, Out, Overrides, RecipeName
 
 if TYPE_CHECKING:
     from brainsegfounder.settings import Recipe
@@ -263,6 +263,28 @@ def scales(
     how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
     show = partial(show_scales, published_csv=published)
     _tell(run_experiment("scales", out, cells, show, how), as_json=as_json)
+
+
+def tables(
+    runs: Annotated[list[Path], typer.Option("--runs", help="A grid, or a folder of grids.")],
+    out: Out,
+    store: Annotated[
+        list[Path] | None, typer.Option("--store", help="For Table 1 and Figure 3; repeatable.")
+    ] = None,
+    participants: Annotated[
+        Path | None, typer.Option("--participants", help="For Table 7 and Figure 2.")
+    ] = None,
+    published: Annotated[
+        Path | None, typer.Option("--published", help="Points of the paper's Figure 4, as CSV.")
+    ] = None,
+) -> None:
+    """The paper's tables and figures, with our numbers beside the published ones."""
+    from brainsegfounder.workflows.experiments.paper import run_tables
+
+    page = run_tables(
+        runs, out, stores=store or (), participants=participants, published_curves=published
+    )
+    typer.echo(f"written: {page}")
 
 
 def _recipe(name: str, overrides: list[str] | None) -> Recipe:

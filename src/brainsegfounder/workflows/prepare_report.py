@@ -6,13 +6,14 @@ without showing any of them (see `evaluation.demographics`).
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from brainsegfounder.data.store import Store
-from brainsegfounder.errors import DataError, Problem
+from brainsegfounder.errors import DataError, Problem, StoreError
 from brainsegfounder.evaluation.consort import Box, Stage, consort_diagram
 from brainsegfounder.evaluation.participants import Participants
 from brainsegfounder.evaluation.report import (
@@ -158,6 +159,35 @@ def flow_stages(prepared: _Outcome, store: Store, findings: Findings) -> list[St
             drawn.append(Stage(Box(name if drawn else "Cases found", number), box))
     last = Stage(Box("Prepared", done, _parts(prepared, store, findings)))
     return [*(drawn or [Stage(Box("Cases found", done))]), last]
+
+
+def stored_flow_drawing(store: Store) -> Drawing:
+    """The flow as far as a store alone tells it: who was refused and why, and who is in it.
+
+    Raises:
+        StoreError: Its list of refused cases cannot be read.
+    """
+    try:
+        refused = json.loads((store.folder / "refused.json").read_text(encoding="utf-8"))
+        codes = Counter(str(problem["code"]).replace("_", " ") for problem in refused.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{store.folder}/refused.json: {error}. Prepare it again.") from error
+    subjects = len({case.subject for case in store.cases})
+    labelled = sum(case.has_labels for case in store.cases)
+    left = Box("Refused", sum(codes.values()), codes.most_common()) if codes else None
+    stages = [
+        Stage(Box("Cases considered", len(store.cases) + sum(codes.values())), left),
+        Stage(
+            Box(
+                "Prepared",
+                len(store.cases),
+                [("subjects", subjects), ("cases with labels", labelled)],
+            )
+        ),
+    ]
+    return Drawing(
+        consort_diagram(stages), consort_diagram(stages, narrow=True), f"{store.folder.name}."
+    )
 
 
 def _reasons(refused: Mapping[str, Problem]) -> list[tuple[str, int]]:

@@ -176,13 +176,12 @@ def _seed(recipe: Recipe, repeat: int) -> int:
 
 def show_fewshot(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
     """Table 9 and Figure 5 of these runs, with paired tests and intervals."""
-    region = headline_region(found)
     repeats = len({one.tags["seed"] for one in found})
     results = Results(
         title=f"Few-shot curves of {found[0].recipe}",
         subtitle=f"{repeats} subsets of each size, the same for every arm; what differs is where "
         "the encoder begins.",
-        tables=[_table(found, region)],
+        tables=[labels_table(found)],
     )
     compared = compare_arms(found, folder / "comparison", by_labels=True)
     if compared is not None:
@@ -191,9 +190,9 @@ def show_fewshot(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
     return results
 
 
-def _table(found: Sequence[Scored], region: str) -> Table:
-    """A row for each number of labels, with every repeat, its mean and its spread."""
-    arms = arms_of(found)
+def labels_table(found: Sequence[Scored]) -> Table:
+    """A row for each number of labels and arm, with every repeat, its mean and its spread."""
+    region, arms = headline_region(found), arms_of(found)
     repeats = sorted({int(one.tags["seed"]) for one in found})
     rows: list[list[TableCell]] = []
     for labels in sorted({int(one.tags["labels"]) for one in found}):

@@ -86,7 +86,7 @@ def show_scales(
     results = Results(
         title=f"Scales of {grid.cells[0].recipe.name}",
         subtitle="Sizes of the network side by side; all else is the same.",
-        tables=[_sizes(grid)],
+        tables=[sizes_table([cell.recipe for cell in grid.cells])],
         pictures=_curves(grid, published_csv),
     )
     if found:
@@ -104,18 +104,20 @@ def _method(one: Scored) -> str:
     return f"{one.tags['scale']} {arm_of(one)}"
 
 
-def _sizes(grid: Grid) -> Table:
-    """Table 2: what each scale is, in numbers."""
+def sizes_table(recipes: Sequence[Recipe]) -> Table:
+    """Table 2: what each scale is, in numbers; of each scale the first recipe counts."""
     rows: list[list[TableCell]] = []
-    for cell in {cell.recipe.model.scale: cell for cell in grid.cells}.values():
-        recipe = cell.recipe
-        scale = get_scale(recipe.model.scale)
+    first: dict[str, Recipe] = {}
+    for recipe in recipes:
+        first.setdefault(recipe.model.scale, recipe)
+    for name, recipe in first.items():
+        scale = get_scale(name)
         counts = [
             _count(recipe, "pretraining") if recipe.pretrain else None,
             _count(recipe, "segmentation") if recipe.finetune else None,
         ]
         depths, heads = ("-".join(map(str, of)) for of in (scale.depths, scale.num_heads))
-        rows.append([recipe.model.scale, scale.feature_size, depths, heads, *counts])
+        rows.append([name, scale.feature_size, depths, heads, *counts])
     columns = [
         "scale", "channels", "blocks of each stage", "heads of each stage",
         "parameters in pretraining", "parameters in segmentation",
@@ -130,22 +132,25 @@ def _count(recipe: Recipe, kind: str) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _curves(grid: Grid, published_csv: Path | None) -> list[Picture]:
-    """Figure 4: losses of the first pretraining of each scale."""
-    runs = []
-    for cell in grid.cells:
-        if cell.verb == "pretrain" and cell.name.endswith("/stage1"):
-            run = Run(grid.run(cell))
-            runs.append(
-                ScaleRun(cell.recipe.model.scale, run.records("train"), run.records("validation"))
-            )
-    if not runs:
-        return []
-    told = f" Below the published curves; {HALVED}." if published_csv else ""
-    return [
-        Picture(
-            svg_uri(scale_curves(runs, published_csv)),
-            f"Losses of stage 1 over its steps; thin: as recorded, thick: smoothed.{told}",
-            f"Training and validation loss of {', '.join(run.name for run in runs)}.",
-        )
+def curves_picture(runs: Sequence[tuple[str, Path]], published_csv: Path | None = None) -> Picture:
+    """Figure 4: losses of stage 1 of several scales, each a name and the folder of its run."""
+    opened = [(name, Run(folder)) for name, folder in runs]
+    curves = [
+        ScaleRun(name, run.records("train"), run.records("validation")) for name, run in opened
     ]
+    told = f" Below the published curves; {HALVED}." if published_csv else ""
+    return Picture(
+        svg_uri(scale_curves(curves, published_csv)),
+        f"Losses of stage 1 over its steps; thin: as recorded, thick: smoothed.{told}",
+        f"Training and validation loss of {', '.join(name for name, _ in runs)}.",
+    )
+
+
+def _curves(grid: Grid, published_csv: Path | None) -> list[Picture]:
+    """Figure 4 of the runs of stage 1 in a grid, if it has any."""
+    runs = [
+        (cell.recipe.model.scale, grid.run(cell))
+        for cell in grid.cells
+        if cell.name.endswith("/stage1") and grid.is_finished(cell) and cell.verb == "pretrain"
+    ]
+    return [curves_picture(runs, published_csv)] if runs else []
