@@ -37,6 +37,9 @@ def model_card(config: ModelConfig) -> str:
 def _body(config: ModelConfig, facts: Mapping[str, Any]) -> list[str]:
     spacing = config.spacing_mm
     grid = "the scan's own voxels" if spacing is None else f"{spacing} mm voxels"
+    if config.preparation.resize_vox is not None:
+        grid = f"the whole scan resized to {config.preparation.resize_vox} voxels"
+    absent = " Some of them may be absent." if config.may_miss_contrasts else ""
     lines = [
         f"# {config.name}",
         "",
@@ -45,7 +48,7 @@ def _body(config: ModelConfig, facts: Mapping[str, Any]) -> list[str]:
         f"A {_task(config)} network (scale `{config.scale}`, patch merging `{config.merging}`).",
         "",
         f"- **Input**: {', '.join(config.contrasts)}, in this order, on {grid}, normalised by "
-        f"`{config.preparation.normalisation}`.",
+        f"`{config.preparation.normalisation}`.{absent}",
     ]
     if config.kind == "segmentation":
         labels = ", ".join(f"{name} = {value}" for name, value in config.labels.items())
