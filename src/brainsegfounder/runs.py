@@ -104,9 +104,14 @@ class Run:
             contrasts: Those it saw, where it did not see all.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        opening = {"time": now, "weights_sha256": weights_sha256, "num_cases": num_cases}
-        seen = {"contrasts": ", ".join(contrasts)} if contrasts else {}
-        self._append(OPENINGS_NAME, {**opening, **seen})
+        opening: dict[str, int | str] = {
+            "time": now,
+            "weights_sha256": weights_sha256,
+            "num_cases": num_cases,
+        }
+        if contrasts:
+            opening["contrasts"] = ", ".join(contrasts)
+        self._append(OPENINGS_NAME, opening)
 
     def add_provenance(self, facts: Mapping[str, Any]) -> None:
         """Add facts that were found after `provenance.json` was written."""

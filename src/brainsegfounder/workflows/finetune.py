@@ -127,7 +127,7 @@ def _freeze(stage: Stage, settings: FinetuneSettings) -> None:
     if settings.freeze == "none":
         return
     if stage.transfer is None:
-        log.warning("freeze: %s, but the encoder starts at random; expected --from", settings.freeze)
+        log.warning("freeze: %s, but nothing was loaded; expected --from", settings.freeze)
     log.info("frozen: %d numbers (%s)", freeze(stage.network, settings.freeze), settings.freeze)
 
 
