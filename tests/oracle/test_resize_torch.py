@@ -45,6 +45,7 @@ def test_a_prepared_case_holds_torchs_resized_image_up_to_the_standardisation(dr
     inside = prepared.brain
     theirs = (theirs[0, inside] - theirs[0, inside].mean()) / theirs[0, inside].std()
     # The outermost 0.1 % of the intensities are clipped before.
-    np.testing.assert_allclose(np.sort(prepared.image.voxels[0, inside])[20:-20],
-                               np.sort(theirs)[20:-20], atol=0.03)
+    np.testing.assert_allclose(
+        np.sort(prepared.image.voxels[0, inside])[20:-20], np.sort(theirs)[20:-20], atol=0.03
+    )
     assert np.corrcoef(prepared.image.voxels[0, inside], theirs)[0, 1] > 0.999

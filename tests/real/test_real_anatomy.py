@@ -54,7 +54,8 @@ def test_left_and_right_of_every_structure_have_one_value(real_data):
     table = real_data / "ixi_2mm" / "MUSE_listROIs.csv"
     if not table.is_file():
         pytest.skip("no list of regions among the real scans")
-    regions = {int(row["Index"]): row["Name"] for row in csv.DictReader(table.open())}
+    rows = csv.DictReader(table.read_text().splitlines())
+    regions = {int(row["Index"]): row["Name"] for row in rows}
     label_map = load_recipe("anatomy").reading.label_map
     sides = {}
     for value, name in regions.items():

@@ -119,9 +119,7 @@ def share(cases: Sequence[StoredCase]) -> Sequence[StoredCase]:
     return cases[rank() :: num_processes()]
 
 
-def _checked(
-    model: Model, kept: Sequence[str], run: Path, even_untrained: bool
-) -> tuple[str, ...]:
+def _checked(model: Model, kept: Sequence[str], run: Path, even_untrained: bool) -> tuple[str, ...]:
     """The contrasts to keep, in the order of the channels."""
     strange = [name for name in kept if name not in model.contrasts]
     known = ", ".join(model.contrasts)

@@ -98,7 +98,9 @@ def test_with_layer_decay_each_block_learns_at_a_share_of_the_one_after_it() -> 
     learner.step(0.8)
     rate = {p: group["lr"] for group in learner.optimizer.param_groups for p in group["params"]}
     decay = {
-        p: group["weight_decay"] for group in learner.optimizer.param_groups for p in group["params"]
+        p: group["weight_decay"]
+        for group in learner.optimizer.param_groups
+        for p in group["params"]
     }
     parameters = dict(model.named_parameters())
     assert rate.keys() == set(parameters.values())
