@@ -207,7 +207,7 @@ def test_scoring_without_a_contrast_of_the_model_is_refused(
     finished: Path, cohort: Path, kept: list[str]
 ) -> None:
     with pytest.raises(
-        UsageError, match="contrasts to keep: found (none|PD); expected some of T1w"
+        UsageError, match=r"contrasts to keep: found (none|PD); expected some of T1w"
     ):
         score_with_contrasts(finished, cohort, kept)
 
@@ -221,7 +221,7 @@ def test_scoring_a_model_with_less_than_it_ever_saw_is_refused_unless_asked_for(
     (run / "model" / "config.json").write_text(json.dumps({**config, "may_miss_contrasts": False}))
     (run / "model" / "SHA256SUMS").unlink()
     seal(run / "model")
-    with pytest.raises(UsageError, match="never trained without one of .*contrast_dropout above 0"):
+    with pytest.raises(UsageError, match=r"never trained without one of .*contrast_dropout above 0"):
         score_with_contrasts(run, cohort, ["T1w"])
     assert score_with_contrasts(run, cohort, ["T1w"], even_untrained=True)
 
@@ -231,5 +231,5 @@ def test_scoring_on_another_store_is_refused(finished: Path, cohort: Path, tmp_p
     shutil.copytree(cohort, other)
     with (other / "manifest.csv").open("a") as file:
         file.write("\n")
-    with pytest.raises(UsageError, match="not the store that .* was trained on"):
+    with pytest.raises(UsageError, match=r"not the store that .* was trained on"):
         score_with_contrasts(finished, other, ["T2w"])

@@ -183,7 +183,7 @@ def test_what_was_chosen_is_used_logged_recorded_and_used_again(
     blocks = [m for m in first.network.modules() if isinstance(m, SwinBlock)]
     assert all(block.checkpointing for block in blocks)
     chosen = {"batch_size": 1, "accumulation": 4, "checkpointing": True}
-    assert f'"memory": {{' in (tmp_path / "run" / "provenance.json").read_text()
+    assert '"memory": {' in (tmp_path / "run" / "provenance.json").read_text()
     assert first.config.provenance["memory"] == chosen
 
     monkeypatch.setattr(fit_memory, "_fits_cpu", lambda _s, _l, _one: True)
