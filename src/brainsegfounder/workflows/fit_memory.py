@@ -182,8 +182,13 @@ def _fits_gpu(stage: Stage, loss: LossFunction, candidate: Fit) -> bool:
     try:
         num_bytes = _beside_bytes(stage, candidate)
         beside.append(torch.empty(num_bytes, dtype=torch.uint8, device=stage.device))
-        batch = noise_batch(stage, candidate.batch_size, stage.device)
-        try_batch(stage.network, batch, loss, stage.settings.precision)
+        # Nothing but the trial holds the batch, so all of it is freed before the next one.
+        try_batch(
+            stage.network,
+            noise_batch(stage, candidate.batch_size, stage.device),
+            loss,
+            stage.settings.precision,
+        )
     except torch.OutOfMemoryError:
         return False
     finally:

@@ -221,7 +221,9 @@ def test_scoring_a_model_with_less_than_it_ever_saw_is_refused_unless_asked_for(
     (run / "model" / "config.json").write_text(json.dumps({**config, "may_miss_contrasts": False}))
     (run / "model" / "SHA256SUMS").unlink()
     seal(run / "model")
-    with pytest.raises(UsageError, match=r"never trained without one of .*contrast_dropout above 0"):
+    with pytest.raises(
+        UsageError, match=r"never trained without one of .*contrast_dropout above 0"
+    ):
         score_with_contrasts(run, cohort, ["T1w"])
     assert score_with_contrasts(run, cohort, ["T1w"], even_untrained=True)
 
