@@ -4,11 +4,13 @@ RUN/
 recipe.resolved.yaml   the complete recipe; feeding it back repeats the run
 provenance.json        versions, code state, command, device, fingerprints, seeds
 metrics.jsonl          one record a step, a validation and a resume
+fitted.json            fine-tuning: how a batch was split to fit the memory
 finished.json          written last; says that nothing is left to do
 bad_batches.json       which batches ended it, where loss or gradient was not finite
 checkpoints/           see training/checkpoint.py
 model/                 the best model so far, as a model folder
 test/                  fine-tuning: label files and scores of the held-out cases
+test-T1w-FLAIR/        the same with only these contrasts
 report.html            pictures and tables
 """
 
@@ -23,7 +25,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -93,13 +95,31 @@ class Run:
         """Append one record to `metrics.jsonl`."""
         self._append("metrics.jsonl", values)
 
-    def record_opening(self, weights_sha256: str, num_cases: int) -> None:
-        """Note that the test part was scored: once is honest, and `audit` counts."""
+    def record_opening(
+        self, weights_sha256: str, num_cases: int, contrasts: Sequence[str] = ()
+    ) -> None:
+        """Note that the test part was scored: once is honest, and `audit` counts.
+
+        Args:
+            weights_sha256: Of the model.
+            num_cases: How many were scored.
+            contrasts: Those it saw, where it did not see all.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._append(
-            OPENINGS_NAME,
-            {"time": now, "weights_sha256": weights_sha256, "num_cases": num_cases},
-        )
+        opening: dict[str, int | str] = {
+            "time": now,
+            "weights_sha256": weights_sha256,
+            "num_cases": num_cases,
+        }
+        if contrasts:
+            opening["contrasts"] = ", ".join(contrasts)
+        self._append(OPENINGS_NAME, opening)
+
+    def add_provenance(self, facts: Mapping[str, Any]) -> None:
+        """Add facts that were found after `provenance.json` was written."""
+        path = self.folder / PROVENANCE_NAME
+        record = json.loads(path.read_text(encoding="utf-8"))
+        write_text(path, json.dumps({**record, **facts}, indent=1))
 
     def finish(self, facts: Mapping[str, float | int | None]) -> None:
         """Note that nothing of the run is left to do."""

@@ -136,8 +136,14 @@ def test_the_layers_hold():
 
 def test_the_shipped_recipes_are_these():
     assert list(shipped_recipes()) == [
+        "anatomy",
+        "atlas",
+        "brats21",
+        "brats23",
         "demo-stage1",
         "demo-target",
+        "isles26",
+        "ms",
         "open-glioma",
         "open-stage1",
         "open-stroke",

@@ -280,6 +280,22 @@ def test_anything_else_without_a_recipe_is_refused(override, message):
         load_reading([override])
 
 
+def test_dropping_contrasts_needs_two_of_them():
+    with pytest.raises(RecipeError, match=r"contrast_dropout 0\.2: never drops all contrasts"):
+        parse_recipe(small(finetune={"contrast_dropout": 0.2}), "r.yaml")
+    both = {**small()["data"], "contrasts": ["T1w", "FLAIR"]}
+    recipe = parse_recipe(small(data=both, finetune={"contrast_dropout": 0.2}), "r.yaml")
+    assert recipe.finetune.contrast_dropout == 0.2
+
+
+def test_resizing_the_whole_scan_is_refused_beside_a_spacing(tmp_path):
+    path = saved(tmp_path, SMALL)
+    with pytest.raises(RecipeError, match=r"preparation: resize_vox .*spacing_mm must be null"):
+        load_recipe(path, ["preparation.resize_vox=[96, 96, 96]"])
+    sets = ["preparation.resize_vox=[96, 96, 96]", "preparation.spacing_mm=null"]
+    assert load_recipe(path, sets).preparation.resize_vox == (96, 96, 96)
+
+
 # --- objectives of pretraining
 
 

@@ -78,6 +78,8 @@ def _case_bytes(case: Case, plan: StorePlan) -> int | None:
     if len(extent_mm) < 3 or not ((extent_mm >= low) & (extent_mm <= high)).all():
         return None
     prepared = extent_mm / (plan.preparation.spacing_mm or spacing_mm)
+    if plan.preparation.resize_vox is not None:
+        prepared = np.asarray(plan.preparation.resize_vox)
     num_arrays = len(plan.contrasts)
     if plan.array_format == "npy" and case.label is not None and plan.labels != ():
         num_arrays += 2  # compressed, masks take next to nothing

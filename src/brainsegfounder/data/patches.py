@@ -72,6 +72,7 @@ class PatchSampling:
         with_labels: Whether label masks are read.
         min_brain: Least share of a patch that is brain; others are drawn again.
         with_valid: Whether deface and anatomy masks are read.
+        contrast_dropout: Chance that each contrast of a case drawn is missing, never all of them.
     """
 
     patch_size_vox: Triple
@@ -81,6 +82,7 @@ class PatchSampling:
     with_labels: bool = False
     min_brain: float = 0.0
     with_valid: bool = False
+    contrast_dropout: float = 0.0
 
 
 # Names of masks in a store: what was removed from a scan, and what of it is anatomy.
@@ -166,6 +168,8 @@ class PatchDataset:
         except StoreError:
             time.sleep(SECONDS_TO_RETRY)
             crops = self._crops(case, image, np.random.default_rng(stream))
+        for place in self._missing(number):
+            image[:, place] = 0.0
         first = number * num_crops
         return Batch(
             image=image,
@@ -180,6 +184,16 @@ class PatchDataset:
     def _crops(self, case: StoredCase, images: Tensor, rng: np.random.Generator) -> list[_Crop]:
         self._verify(case)
         return [self._crop(case, image, rng) for image in images]
+
+    def _missing(self, number: int) -> list[int]:
+        """Places of the contrasts that sample `number` lacks; 0 is their background and mean."""
+        if self.sampling.contrast_dropout == 0:
+            return []
+        rng = np.random.default_rng([self.seed, 4, number])
+        is_missing = rng.random(len(self.channels)) < self.sampling.contrast_dropout
+        if is_missing.all():
+            is_missing[rng.integers(len(is_missing))] = False
+        return [int(place) for place in np.flatnonzero(is_missing)]
 
     def _verify(self, case: StoredCase) -> None:
         """Compare its files with their fingerprints, at the first time that this process reads it.

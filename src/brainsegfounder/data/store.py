@@ -150,6 +150,9 @@ class StorePlan:
             "preparation": self.preparation.model_dump(mode="json"),
             "reading": self.reading.model_dump(mode="json"),
         }
+        # So cases that were stored before there was this setting keep their keys.
+        if self.preparation.resize_vox is None:
+            del record["preparation"]["resize_vox"]
         record |= {"dtype": self.dtype} if self.dtype != "float16" else {}
         return record | ({"pseudonyms": True} if self.pseudonyms else {})
 

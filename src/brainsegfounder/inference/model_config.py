@@ -60,6 +60,8 @@ class ModelConfig(Section):
     """Window of inference, as in training."""
     predict: PredictSettings
     """Overlap and blending of windows."""
+    may_miss_contrasts: bool = False
+    """Whether it was trained to do without some of its contrasts, which are then 0 everywhere."""
     objective: Objective = ThreeTaskSettings()
     """What a pretraining network was asked; it decides on its heads."""
     members: Annotated[int, Field(ge=1)] = 1
@@ -98,6 +100,7 @@ def config_of(
         preparation=recipe.preparation,
         patch_size_vox=stage.patch_size_vox,
         predict=recipe.predict,
+        may_miss_contrasts=recipe.finetune is not None and recipe.finetune.contrast_dropout > 0,
         objective=recipe.pretrain.objective if recipe.pretrain else ThreeTaskSettings(),
         provenance=provenance,
     )

@@ -116,6 +116,18 @@ class PreparationSettings(Section):
     """N4 correction of the intensity bias inside the brain, before normalising."""
     space: Literal["native", "mni"] = "native"
     """mni: registered to MNI152 by an affine map of the first contrast."""
+    resize_vox: PatchSize | None = None
+    """The whole scan, not cropped, averaged down to exactly this many voxels a side (the published
+    ATLAS protocol: 96); needs spacing_mm: null and space: native. null: no such resizing."""
+
+    @model_validator(mode="after")
+    def _one_way_to_a_grid(self) -> PreparationSettings:
+        if self.resize_vox is not None and (self.spacing_mm is not None or self.space != "native"):
+            raise ValueError(
+                f"resize_vox {list(self.resize_vox)}: sets the grid by itself, so spacing_mm must "
+                f"be null (found {self.spacing_mm}) and space native (found {self.space})"
+            )
+        return self
 
 
 class Region(Section):
@@ -222,6 +234,9 @@ class OptimizerSettings(Section):
     """Largest allowed gradient norm; null never clips."""
     accumulation: Count = 1
     """Batches whose gradients are added before one step."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Each block of the encoder learns at this share of the rate of the block after it, from the
+    last one to the patch embedding; the decoder learns at the whole rate. null or 1: all alike."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """The best model is a moving average of the weights with this decay a step; null: none."""
 
@@ -306,6 +321,26 @@ class FinetuneSettings(StageSettings):
     """Share of patches centred on a labelled voxel."""
     augment: AugmentSettings = AugmentSettings()
     """Random changes of the patches."""
+    contrast_dropout: Fraction = 0.0
+    """Chance that each contrast of a training case is missing (0 everywhere), never all of them;
+    above 0 the model may be given cases that lack contrasts."""
+    freeze: Literal["none", "encoder", "encoder-but-patch-embedding"] = "none"
+    """What stays as the start weights have it; the published option leaves the patch embedding
+    free."""
+    fit_memory: bool = True
+    """Where a batch does not fit the memory, it is halved and accumulation doubled before the first
+    step, at the same cases a step; at last activations are recomputed."""
+
+
+def _of_swin_only(settings: FinetuneSettings) -> str:
+    """What is asked for that needs blocks of a Swin encoder, or empty."""
+    asked = {
+        f"sharding {settings.sharding}": settings.sharding != "none",
+        f"freeze {settings.freeze}": settings.freeze != "none",
+        f"optimizer.layer_decay {settings.optimizer.layer_decay}": settings.optimizer.layer_decay
+        not in (None, 1.0),
+    }
+    return next((name for name, is_asked in asked.items() if is_asked), "")
 
 
 class PredictSettings(Section):
@@ -358,13 +393,21 @@ class Recipe(Section):
                     f"data.regions.{name}: label values {strange} are not in data.labels "
                     f"({sorted(known)})"
                 )
-        if self.model.architecture != OURS and self.finetune and self.finetune.sharding != "none":
-            raise ValueError(
-                f"finetune.sharding {self.finetune.sharding}: only swin-unetr can be sharded; set "
-                f"it to none for {self.model.architecture}"
-            )
-        if self.finetune is not None and not data.regions:
-            raise ValueError("data.regions: empty; fine-tuning needs at least one region")
+        if self.model.architecture != OURS and self.finetune is not None:
+            asked = _of_swin_only(self.finetune)
+            if asked:
+                raise ValueError(
+                    f"finetune.{asked}: only swin-unetr has it; leave it out for "
+                    f"{self.model.architecture}"
+                )
+        if self.finetune is not None:
+            if not data.regions:
+                raise ValueError("data.regions: empty; fine-tuning needs at least one region")
+            if self.finetune.contrast_dropout and len(data.contrasts) < 2:
+                raise ValueError(
+                    f"finetune.contrast_dropout {self.finetune.contrast_dropout}: never drops all "
+                    f"contrasts, so it needs two or more, not {list(data.contrasts)}"
+                )
         objective = None if self.pretrain is None else self.pretrain.objective
         if isinstance(objective, CrossContrastSettings) and len(data.contrasts) < 2:
             raise ValueError(

@@ -81,6 +81,36 @@ def resample_to(volume: Volume, grid: Grid) -> Volume:
     return Volume(np.stack(channels), grid.affine.copy(), volume.source)
 
 
+def resized_grid(grid: Grid, shape_vox: Triple) -> Grid:
+    """The grid that covers exactly the same field of view with another number of voxels."""
+    ratio = np.asarray(grid.shape_vox) / np.asarray(shape_vox)
+    affine = grid.affine.copy()
+    affine[:3, :3] = grid.affine[:3, :3] * ratio
+    affine[:3, 3] += grid.affine[:3, :3] @ ((ratio - 1) / 2)
+    return Grid(shape_vox, affine)
+
+
+def resize_by_area(volume: Volume, shape_vox: Triple) -> Volume:
+    """Carry intensities to the `resized_grid`: each voxel is the mean of all that it touches.
+
+    A voxel that is touched in part counts in full, as in PyTorch's `interpolate(mode="area")` and
+    thus in MONAI's `Resize`; nothing aliases. Where a side gets more voxels, they repeat.
+
+    Args:
+        volume: Voxels of shape (C, I, J, K).
+        shape_vox: Voxels along I, J, K of the result.
+
+    Returns:
+        float32 voxels of shape (C, *shape_vox).
+    """
+    voxels = volume.voxels.astype(np.float32, copy=False)
+    for axis, num_voxels in enumerate(shape_vox, start=1):
+        shares = _area_shares(voxels.shape[axis], num_voxels)
+        voxels = np.moveaxis(np.tensordot(shares, voxels, axes=(1, axis)), 0, axis)
+    grid = resized_grid(volume.grid, shape_vox)
+    return Volume(np.ascontiguousarray(voxels), grid.affine, volume.source)
+
+
 def resample_labels_to(volume: Volume, grid: Grid) -> Volume:
     """Carry labels to another grid: each label's share of a voxel decides, the largest wins.
 
@@ -105,6 +135,16 @@ def resample_labels_to(volume: Volume, grid: Grid) -> Volume:
         labels[place][won], best[place][won] = value, share[won]
     labels[best <= 0] = 0
     return Volume(labels[None], grid.affine.copy(), volume.source)
+
+
+def _area_shares(num_before: int, num_after: int) -> NDArray[np.float32]:
+    """What each voxel before contributes to each one after, shape (after, before)."""
+    edges = np.arange(num_after + 1) * num_before
+    first, last = edges[:-1] // num_after, -(-edges[1:] // num_after)
+    places = np.arange(num_before)
+    touches = (places >= first[:, None]) & (places < last[:, None])
+    shares: NDArray[np.float32] = (touches / (last - first)[:, None]).astype(np.float32)
+    return shares
 
 
 def _around(volume: Volume, value: int, grid: Grid) -> tuple[Volume, Triple, Triple]:

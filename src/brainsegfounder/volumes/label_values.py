@@ -12,6 +12,8 @@ from brainsegfounder.errors import LabelError
 from brainsegfounder.volumes.source_file import SourceFile
 
 MAX_ROUNDING = 1e-3
+# Of a finding; an atlas has hundreds of values.
+MOST_TOLD = 8
 LIMITS = np.iinfo(np.int16)
 
 Labels = NDArray[np.int16]
@@ -158,7 +160,9 @@ def _mapped(labels: Labels, label_map: Mapping[int, int], file: SourceFile) -> L
         mapped[labels == old] = new
     changed = sorted(set(values_in(labels)) & set(label_map))
     if changed:
-        file.notice("note", "labels_mapped", f"label values {changed} replaced, as asked for")
+        more = f" and {len(changed) - MOST_TOLD} more" if len(changed) > MOST_TOLD else ""
+        told = f"label values {changed[:MOST_TOLD]}{more} replaced, as asked for"
+        file.notice("note", "labels_mapped", told)
     return mapped
 
 

@@ -3,6 +3,8 @@
     contrasts of one session  ->  one grid  ->  RAS  ->  brain  ->  crop around it
         ->  the recipe's spacing (or the MNI152 lattice)  ->  N4  ->  z-score inside the brain
 
+With `resize_vox` nothing is cropped, and the whole scan is averaged down to that many voxels.
+
 `Prepared.source_grid` is the way back: whatever is computed on the prepared grid is carried to
 the file's own grid by one resampling, which is exact where no voxel was interpolated.
 `Prepared.input_grids` are the ways back to the file of each contrast.
@@ -27,6 +29,8 @@ from brainsegfounder.volumes.geometry import (
     foreground_box,
     resample_labels_to,
     resample_to,
+    resize_by_area,
+    resized_grid,
     same_grid,
     spaced_grid,
     to_ras,
@@ -197,10 +201,10 @@ def _prepare(
     clipped, spikes = clip_spikes(image.voxels, brain.mask)
     noticed += _spike_findings(image.source, spikes)
     tissue = Volume(brain.mask[None], image.affine, image.source)
-    box = _margin_box(tissue, settings.margin_mm)
+    box = _kept_box(tissue, settings)
     image, tissue = crop(replace(image, voxels=clipped), *box), crop(tissue, *box)
     grid, placing, doubts = _target_grid(image, tissue, settings, brain.method != "foreground")
-    inside = resample_to(tissue, grid).voxels[0] > 0.5
+    inside = _carried(tissue, grid, settings).voxels[0] > 0.5
     standardised, left = _standardised(image, inside, grid, settings)
     steps = {**session.steps, **_steps(session.image, brain, spikes, settings)}
     return Prepared(
@@ -217,12 +221,19 @@ def _prepare(
     )
 
 
+def _carried(volume: Volume, grid: Grid, settings: PreparationSettings) -> Volume:
+    """Intensities on the prepared grid; averaged where the whole scan is resized."""
+    if settings.resize_vox is not None:
+        return resize_by_area(volume, settings.resize_vox)
+    return resample_to(volume, grid)
+
+
 def _standardised(
     image: Volume, brain: NDArray[np.bool_], grid: Grid, settings: PreparationSettings
 ) -> tuple[Volume, tuple[Finding, ...]]:
     """Intensities on the prepared grid: resampled, corrected if asked for, standardised."""
     left: tuple[Finding, ...] = ()
-    voxels = resample_to(image, grid).voxels
+    voxels = _carried(image, grid, settings).voxels
     if settings.bias_correction:
         voxels, left = correct_bias(voxels, brain, grid.spacing_mm, image.source)
     voxels = zscore_inside(voxels, brain, image.source)
@@ -266,6 +277,8 @@ def _target_grid(
 
 
 def _native_grid(grid: Grid, settings: PreparationSettings) -> Grid:
+    if settings.resize_vox is not None:
+        return resized_grid(grid, settings.resize_vox)
     if settings.spacing_mm is None:
         return grid
     wanted = settings.spacing_mm
@@ -275,8 +288,11 @@ def _native_grid(grid: Grid, settings: PreparationSettings) -> Grid:
     return spaced_grid(grid, wanted)
 
 
-def _margin_box(tissue: Volume, margin_mm: float) -> tuple[Triple, Triple]:
-    margins = [int(np.ceil(margin_mm / mm)) for mm in tissue.spacing_mm]
+def _kept_box(tissue: Volume, settings: PreparationSettings) -> tuple[Triple, Triple]:
+    """Start and size of what is kept: the tissue with a margin, or everything."""
+    if settings.resize_vox is not None:
+        return (0, 0, 0), tissue.shape_vox
+    margins = [int(np.ceil(settings.margin_mm / mm)) for mm in tissue.spacing_mm]
     return foreground_box(tissue.voxels[0], (margins[0], margins[1], margins[2]))
 
 

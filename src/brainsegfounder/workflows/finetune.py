@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -12,17 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from brainsegfounder.data.loader import Batch, PatchSampling
-from brainsegfounder.data.store import StoredCase
-from brainsegfounder.distributed import gather_records, joined, num_processes, rank
+from brainsegfounder.distributed import joined, rank
 from brainsegfounder.errors import DataError
-from brainsegfounder.evaluation.metrics import (
-    RULES,
-    RegionScore,
-    dice,
-    score_case,
-    summarise,
-    write_metrics,
-)
+from brainsegfounder.evaluation.metrics import RegionScore, dice, summarise
 from brainsegfounder.files import sha256
 from brainsegfounder.inference.model_config import WEIGHTS_NAME
 from brainsegfounder.inference.predictor import Predictor
@@ -36,10 +29,14 @@ from brainsegfounder.training.losses import (
     region_targets,
     segmentation_loss,
 )
-from brainsegfounder.volumes.nifti import write_nifti
+from brainsegfounder.training.optim import freeze
+from brainsegfounder.workflows.fit_memory import fitted
 from brainsegfounder.workflows.model_folder import add_metrics, load_model
 from brainsegfounder.workflows.reports import write_finetune_report
 from brainsegfounder.workflows.stage import Stage, finish, open_stage, require, run_stage
+from brainsegfounder.workflows.stored_scores import score_cases, share
+
+log = logging.getLogger(__name__)
 
 
 @joined()
@@ -81,12 +78,15 @@ def run_finetune(
         may_change=may_change,
     )
     _start_from_prior(output_layer(stage.network, recipe.model.architecture), settings)
+    _freeze(stage, settings)
     cases = stage.cases(stage.split.train, labelled=True)
     if not cases:
         raise DataError(
             f"{data}: none of {len(stage.split.train)} training subjects has a mask; expected "
             "masks beside the scans. Prepare again with a recipe that names data.labels."
         )
+    loss = loss_function(recipe, settings)
+    stage = fitted(stage, loss)
     state = run_stage(
         stage,
         sampling=PatchSampling(
@@ -95,9 +95,10 @@ def run_finetune(
             settings.foreground_fraction,
             settings.augment,
             with_labels=True,
+            contrast_dropout=settings.contrast_dropout,
         ),
         cases=cases,
-        loss=loss_function(recipe, settings),
+        loss=loss,
         validation=_validation(stage),
         what="fine-tuning",
     )
@@ -123,6 +124,15 @@ def loss_function(recipe: Recipe, settings: FinetuneSettings) -> LossFunction:
     return loss
 
 
+def _freeze(stage: Stage, settings: FinetuneSettings) -> None:
+    """Keep the encoder as the start weights have it, where the recipe says so."""
+    if settings.freeze == "none":
+        return
+    if stage.transfer is None:
+        log.warning("freeze: %s, but nothing was loaded; expected --from", settings.freeze)
+    log.info("frozen: %d numbers (%s)", freeze(stage.network, settings.freeze), settings.freeze)
+
+
 def _start_from_prior(output: nn.Conv3d, settings: FinetuneSettings) -> None:
     """Let every output begin at a small probability.
 
@@ -142,7 +152,7 @@ def _validation(stage: Stage) -> Validation | None:
     if not cases:
         return None
     regions = stage.recipe.data.regions
-    ours = _share(cases)
+    ours = share(cases)
 
     def measure(model: nn.Module) -> dict[str, dict[str, float]]:
         predictor = Predictor(model, stage.config, stage.device)
@@ -166,34 +176,15 @@ def _validation(stage: Stage) -> Validation | None:
     return Validation(measure, key="dice", direction="max", summarise=summarise)
 
 
-def _share(cases: Sequence[StoredCase]) -> Sequence[StoredCase]:
-    """The cases that this process measures; another one measures each of the others."""
-    return cases[rank() :: num_processes()]
-
-
 def _test(stage: Stage) -> list[RegionScore]:
-    """Score the best model on the test cases, each on its file's own grid.
-
-    Each case is scored, and its label file written, by one process.
-    """
+    """Score the best model on the test cases, each on its file's own grid."""
     cases = stage.cases(stage.split.test, labelled=True)
     if not cases:
         return []
     model = load_model(stage.run.folder, stage.device)
-    regions = {name: region.labels for name, region in stage.recipe.data.regions.items()}
-    scores = []
-    for case in _share(cases):
-        image = stage.store.prepared_image(case, stage.recipe.data.contrasts)
-        labels = model.segment(image, case.source_grid)
-        write_nifti(stage.run.folder / "test" / f"{case.case}_seg.nii.gz", labels)
-        scores += score_case(case.case, labels, stage.store.reference(case), regions)
-    scores = [RegionScore(**row) for row in gather_records([asdict(row) for row in scores])]
-    places = {case.case: place for place, case in enumerate(cases)}
-    scores.sort(key=lambda score: places[score.case])
-    if rank() > 0:
-        return scores
     facts = {"recipe": stage.recipe.name, "split_sha256": stage.split.sha256}
-    write_metrics(stage.run.folder / "test", scores, RULES, facts)
-    stage.run.record_opening(sha256(stage.run.model / WEIGHTS_NAME), len(cases))
-    add_metrics(stage.run.model, {name: asdict(row) for name, row in summarise(scores).items()})
+    scores = score_cases(model, stage.store, cases, stage.run.folder / "test", facts)
+    if rank() == 0:
+        stage.run.record_opening(sha256(stage.run.model / WEIGHTS_NAME), len(cases))
+        add_metrics(stage.run.model, {name: asdict(row) for name, row in summarise(scores).items()})
     return scores

@@ -40,6 +40,9 @@ def _body(config: ModelConfig, facts: Mapping[str, Any]) -> list[str]:
     spacing = config.spacing_mm
     grid = "the scan's own voxels" if spacing is None else f"{spacing} mm voxels"
     merging = f", patch merging `{config.merging}`" if config.architecture == OURS else ""
+    if config.preparation.resize_vox is not None:
+        grid = f"the whole scan resized to {config.preparation.resize_vox} voxels"
+    absent = " Some of them may be absent." if config.may_miss_contrasts else ""
     lines = [
         f"# {config.name}",
         "",
@@ -48,7 +51,7 @@ def _body(config: ModelConfig, facts: Mapping[str, Any]) -> list[str]:
         f"{_count(config)} (`{config.architecture}`, scale `{config.scale}`{merging}).",
         "",
         f"- **Input**: {', '.join(config.contrasts)}, in this order, on {grid}, normalised by "
-        f"`{config.preparation.normalisation}`.",
+        f"`{config.preparation.normalisation}`.{absent}",
     ]
     if config.kind == "segmentation":
         labels = ", ".join(f"{name} = {value}" for name, value in config.labels.items())

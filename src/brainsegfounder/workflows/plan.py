@@ -226,7 +226,8 @@ def _store_gib(store: Store) -> float:
 def _largest_case_gib(recipe: Recipe) -> float:
     """A case that fills the field of view, in float16, not compressed."""
     spacing_mm = recipe.preparation.spacing_mm or (1.0, 1.0, 1.0)
-    num_voxels = math.prod(mm / step for mm, step in zip(HEAD_MM, spacing_mm, strict=True))
+    sides = [mm / step for mm, step in zip(HEAD_MM, spacing_mm, strict=True)]
+    num_voxels = math.prod(recipe.preparation.resize_vox or sides)
     return 2 * len(recipe.data.contrasts) * num_voxels / GIB
 
 

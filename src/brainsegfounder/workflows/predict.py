@@ -184,24 +184,54 @@ def _labels(
     case: Case, model: Model, reading: ReadingSettings = AS_IT_IS
 ) -> tuple[Volume, tuple[Finding, ...]]:
     """The labels of a case, and what was noticed about its scans."""
-    absent = [name for name in model.contrasts if name not in case.contrasts]
-    if absent:
-        raise ContrastError(
-            f"{case.case}: no {', '.join(absent)} found; the model was trained on "
-            f"{', '.join(model.contrasts)}, and the case has "
-            f"{', '.join(case.contrasts) or 'none of them'}. "
-            "Add the scans, or use a model for the contrasts there are."
-        )
+    present = _present(case, model)
     prepared = prepare_case(
         case.case,
         case.contrasts,
-        model.contrasts,
+        present,
         model.config.preparation,
         masks=case.masks,
         reading=reading,
         volumes=case.volumes,
     )
-    return model.segment(prepared.image, prepared.source_grid), prepared.findings
+    image, found = _in_channels(prepared.image, present, model), prepared.findings
+    if present != model.contrasts:
+        absent = [name for name in model.contrasts if name not in present]
+        found = (*found, _absence(case, absent, present))
+    return model.segment(image, prepared.source_grid), found
+
+
+def _present(case: Case, model: Model) -> tuple[str, ...]:
+    """The contrasts of a case that the model knows, in the order of its channels.
+
+    Raises:
+        ContrastError: One is absent that the model cannot do without, or all are.
+    """
+    present = tuple(name for name in model.contrasts if name in case.contrasts)
+    absent = [name for name in model.contrasts if name not in present]
+    if not absent or (present and model.config.may_miss_contrasts):
+        return present
+    raise ContrastError(
+        f"{case.case}: no {', '.join(absent)} found; the model was trained on "
+        f"{', '.join(model.contrasts)}, and the case has "
+        f"{', '.join(case.contrasts) or 'none of them'}. "
+        "Add the scans, or use a model for the contrasts there are."
+    )
+
+
+def _in_channels(image: Volume, present: Sequence[str], model: Model) -> Volume:
+    """An image of the contrasts there are, in the model's channels; absent ones are 0."""
+    if len(present) == len(model.contrasts):
+        return image
+    voxels = np.zeros((len(model.contrasts), *image.shape_vox), dtype=np.float32)
+    voxels[[model.contrasts.index(name) for name in present]] = image.voxels
+    return Volume(voxels, image.affine, image.source)
+
+
+def _absence(case: Case, absent: Sequence[str], present: Sequence[str]) -> Finding:
+    message = f"no {', '.join(absent)} found; segmented from {', '.join(present)} alone, which the "
+    message += "model was trained to do, but less well."
+    return Finding("contrast_absent", case.case, message, "warning")
 
 
 def _volumes_ml(labels: Volume, model: Model) -> dict[str, float]:
@@ -215,7 +245,7 @@ def _volumes_ml(labels: Volume, model: Model) -> dict[str, float]:
 def _picture(
     case: Case, labels: Volume, model: Model, volumes_ml: Mapping[str, float]
 ) -> GalleryCase:
-    image = read_nifti(case.contrasts[shown_contrast(model.contrasts)])
+    image = read_nifti(case.contrasts[shown_contrast(_present(case, model))])
     regions = {name: region.labels for name, region in model.config.regions.items()}
     facts: dict[str, Cell] = {f"{name} (mL)": round(ml, 1) for name, ml in volumes_ml.items()}
     shown = Shown(image, labels, None)

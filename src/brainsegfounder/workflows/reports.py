@@ -23,7 +23,7 @@ from brainsegfounder.evaluation.report import (
     write_report,
 )
 from brainsegfounder.models.weights import LoadReport
-from brainsegfounder.settings import OURS, ModelSettings
+from brainsegfounder.settings import OURS, ModelSettings, PreparationSettings
 from brainsegfounder.training.checkpoint import TrainingState
 from brainsegfounder.volumes.geometry import resample_labels_to
 from brainsegfounder.volumes.nifti import read_labels
@@ -198,7 +198,7 @@ def run_facts(stage: Stage, state: TrainingState) -> dict[str, Cell]:
         "cases per batch": settings.batch_size,
         "patches per case": settings.crops_per_case,
         "patch (voxels)": " x ".join(map(str, settings.patch_size_vox)),
-        "spacing (mm)": _spacing(stage.recipe.preparation.spacing_mm),
+        "spacing (mm)": _spacing(stage.recipe.preparation),
         "device": str(stage.config.provenance.get("device")),
         "version": str(stage.config.provenance.get("versions", {}).get("brainsegfounder")),
     }
@@ -209,8 +209,12 @@ def _model(model: ModelSettings) -> str:
     return f"{model.architecture}, {model.scale}{merging}"
 
 
-def _spacing(spacing_mm: tuple[float, float, float] | None) -> str:
-    return "as scanned" if spacing_mm is None else " x ".join(f"{mm:g}" for mm in spacing_mm)
+def _spacing(preparation: PreparationSettings) -> str:
+    if preparation.resize_vox is not None:
+        return f"whole scan in {' x '.join(map(str, preparation.resize_vox))} voxels"
+    if preparation.spacing_mm is None:
+        return "as scanned"
+    return " x ".join(f"{mm:g}" for mm in preparation.spacing_mm)
 
 
 def _curves(stage: Stage, parts: Mapping[str, str]) -> list[Picture]:

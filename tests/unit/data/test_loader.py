@@ -154,6 +154,44 @@ def test_a_batch_moves_whole(store):
     assert same(moved, dataset(store)[0])
 
 
+def missing(sample):
+    """Which contrasts of a sample are 0 everywhere, in all of its crops alike."""
+    absent = ~sample.image.any(dim=(2, 3, 4))
+    assert torch.equal(absent, absent[:1].expand_as(absent))
+    return tuple(absent[0].tolist())
+
+
+def test_contrasts_are_missing_as_often_as_was_asked_and_never_all(store):
+    whole, some = dataset(store), dataset(store, contrast_dropout=0.4, crops_per_case=2)
+    found = [missing(some[n]) for n in range(300)]
+    assert not any(missing(whole[n]) == (True, False) for n in range(20))
+    assert (True, True) not in found
+    # Of 0.16 in which both are missing, one of the two is given back.
+    for place in range(2):
+        assert sum(row[place] for row in found) / 300 == pytest.approx(0.4 - 0.08, abs=0.08)
+    certain = dataset(store, contrast_dropout=1.0)
+    assert {missing(certain[n]) for n in range(30)} == {(True, False), (False, True)}
+
+
+def test_what_is_not_missing_is_the_same_patch_as_without_dropout(store):
+    options = {"augment": AugmentSettings(noise=1.0), "foreground_fraction": 0.5}
+    whole, some = dataset(store, **options), dataset(store, contrast_dropout=0.6, **options)
+    for n in range(12):
+        one, other = whole[n], some[n]
+        assert torch.equal(one.labels, other.labels)
+        kept = ~torch.tensor(missing(other))
+        assert torch.equal(one.image[:, kept], other.image[:, kept])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_which_contrasts_are_missing_follows_from_seed_and_number_alone(store, num_workers):
+    data = dataset(store, contrast_dropout=0.5)
+    whole = list(batches(data, first_batch=0, num_batches=6, batch_size=2, num_workers=0))
+    rest = list(batches(data, first_batch=3, num_batches=3, batch_size=2, num_workers=num_workers))
+    assert all(map(same, whole[3:], rest))
+    assert not all(map(same, whole[3:], whole[:3]))
+
+
 def test_a_split_without_a_case_is_refused(store):
     with pytest.raises(DataError, match="no case to draw patches from"):
         PatchDataset(store, [], CONTRASTS, PatchSampling((4, 4, 4)), 0)

@@ -9,6 +9,7 @@ from brainsegfounder.volumes.geometry import (
     foreground_box,
     resample_labels_to,
     resample_to,
+    resized_grid,
     spaced_grid,
     to_ras,
 )
@@ -299,3 +300,41 @@ def test_the_prepared_grid_in_mni_tells_both_millimetres(in_mni):
     volumes_ml = [(v.voxels > 0).sum() * v.grid.voxel_volume_ml for v in (labels, prepared.labels)]
     assert volumes_ml[1] == pytest.approx(volumes_ml[0], rel=0.1), "mL are the patient's"
     json.dumps(prepared.steps)
+
+
+def test_a_resized_case_covers_the_whole_scan_with_exactly_the_voxels_asked_for(draw_brain, turn):
+    image, labels = draw_brain((52, 60, 44), (1.0, 1.0, 1.5))
+    settings = PreparationSettings(spacing_mm=None, resize_vox=(32, 40, 32), margin_mm=0.0)
+    prepared = prepare(turn(image, (1, 2, 0), (1,)), settings, turn(labels, (1, 2, 0), (1,)))
+    assert prepared.image.shape_vox == prepared.labels.shape_vox == (32, 40, 32)
+    assert prepared.brain.shape == (32, 40, 32)
+    assert prepared.steps["shape_vox"] == [32, 40, 32]
+    grid = prepared.image.grid
+    np.testing.assert_allclose(grid.spacing_mm, (52 / 32, 60 / 40, 44 * 1.5 / 32))
+    for corner, vox in ((-0.5, (-0.5, -0.5, -0.5)), (1, (51.5, 59.5, 43.5))):
+        far = (-0.5, -0.5, -0.5) if corner < 0 else (31.5, 39.5, 31.5)
+        faces = [(a @ [*place, 1])[:3] for a, place in ((grid.affine, far), (image.affine, vox))]
+        np.testing.assert_allclose(*faces, atol=1e-9)
+    np.testing.assert_array_equal(prepared.labels.affine, grid.affine)
+    assert prepared.image.voxels[:, prepared.brain].std() == pytest.approx(1, abs=1e-3)
+    assert not prepared.image.voxels[:, ~prepared.brain].any()
+
+
+def test_labels_of_a_resized_case_follow_the_rule_of_every_other_and_find_their_way_back(
+    draw_brain,
+):
+    image, labels = draw_brain((52, 60, 44), (1.0, 1.0, 1.5))
+    settings = PreparationSettings(spacing_mm=None, resize_vox=(40, 48, 32))
+    prepared = prepare(image, settings, labels)
+    ours = resample_labels_to(labels, resized_grid(labels.grid, (40, 48, 32)))
+    np.testing.assert_array_equal(prepared.labels.voxels, ours.voxels)
+    again = undo_labels(prepared.labels, prepared.source_grid)
+    assert again.shape_vox == labels.shape_vox
+    np.testing.assert_array_equal(again.affine, labels.affine)
+    assert dice(again.voxels > 0, labels.voxels > 0) > 0.93
+
+
+@pytest.mark.parametrize("other", [{}, {"spacing_mm": None, "space": "mni"}])
+def test_resizing_excludes_a_spacing_and_a_template(other):
+    with pytest.raises(ValueError, match=r"resize_vox \[96, 96, 96\]: sets the grid by itself"):
+        PreparationSettings(resize_vox=(96, 96, 96), **other)

@@ -156,6 +156,21 @@ def test_L07_a_second_opening_of_the_test_part_is_flagged(tmp_path):
     assert "scored 2 times, with 2 different weights" in sentence
 
 
+def test_a_second_opening_with_fewer_contrasts_is_another_question_to_be_asked_once(tmp_path):
+    run = run_folder(tmp_path / "run")
+    lines = [{"weights_sha256": "0"}] + [
+        {"weights_sha256": "0", "contrasts": seen} for seen in ("T1w", "T1w, FLAIR")
+    ]
+    (run / "test_openings.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    checks = run_audit([Part("run", run)], tmp_path / "audit").checks
+    [opened] = [check for check in checks if check.code == "test_opened_once"]
+    assert opened.is_met
+    assert opened.sentence.endswith("once, and once with only each of T1w; T1w, FLAIR.")
+    (run / "test_openings.jsonl").write_text("\n".join(map(json.dumps, [*lines, lines[1]])))
+    again = run_audit([Part("run", run)], tmp_path / "again").checks
+    assert [check.code for check in again if not check.is_met] == ["test_opened_once"]
+
+
 def test_L08_an_edited_split_is_noticed(tmp_path):
     [(code, sentence)] = broken(tmp_path, edit=True)
     assert code == "split_unchanged"
