@@ -176,6 +176,10 @@ def contrasts(
     subsets: Annotated[
         str, typer.Option("--subsets", help="single: one at a time; all: every subset.")
     ] = "single",
+    by: Annotated[
+        str,
+        typer.Option("--by", help="training: a model each; dropout: one model, tested with each."),
+    ] = "training",
     copies: Annotated[
         bool, typer.Option("--copies", help="A single contrast fills four channels.")
     ] = False,
@@ -196,28 +200,32 @@ def contrasts(
     as_json: Json = False,
 ) -> None:
     """Which contrasts matter: one at a time, or every subset, beside all of them."""
-    from brainsegfounder.workflows.experiments.contrasts import (
-        contrasts_cells,
-        show_contrasts,
-        subsets_of,
-    )
+    from functools import partial
+
+    from brainsegfounder.workflows.experiments import contrasts as experiment
     from brainsegfounder.workflows.experiments.experiment import run_experiment
 
     if subsets not in ("single", "all"):
         raise typer.BadParameter(f"--subsets {subsets}: expected single or all")
+    if by not in ("training", "dropout"):
+        raise typer.BadParameter(f"--by {by}: expected training or dropout")
     settings = _recipe(recipe, overrides)
     begin = _stage1(stage1, stage1_recipe, stage1_data, overrides)
-    cells = contrasts_cells(
-        settings,
-        data,
-        _arms(arms, begin, settings),
-        begin,
-        subsets_of(settings.data.contrasts, "single" if subsets == "single" else "all"),
-        _fold_numbers(only) or [None if settings.split.test_subjects else 0],
-        copies=copies,
+    wanted = _arms(arms, begin, settings)
+    folds: list[int | None] = [*(_fold_numbers(only) or ())]
+    folds = folds or [None if settings.split.test_subjects else 0]
+    which = experiment.subsets_of(
+        settings.data.contrasts, "single" if subsets == "single" else "all"
     )
     how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
-    _tell(run_experiment("contrasts", out, cells, show_contrasts, how), as_json=as_json)
+    if by == "dropout":
+        cells = experiment.dropout_cells(settings, data, wanted, begin, folds)
+        show = partial(experiment.show_dropout, data=data, subsets=which)
+        _tell(run_experiment("contrasts", out, cells, show, how), as_json=as_json)
+        return
+    cells = experiment.contrasts_cells(settings, data, wanted, begin, which, folds, copies=copies)
+    done = run_experiment("contrasts", out, cells, experiment.show_contrasts, how)
+    _tell(done, as_json=as_json)
 
 
 def scales(

@@ -6,6 +6,8 @@ here; or one model is trained with contrast dropout, and contrasts are missing a
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -23,11 +25,17 @@ from brainsegfounder.workflows.experiments.results import (
     compare_arms,
     headline_region,
     pivot,
+    read_scored,
     region_in_words,
 )
+from brainsegfounder.workflows.stored_scores import score_with_contrasts
+
+log = logging.getLogger(__name__)
 
 Subsets = Literal["single", "all"]
 COPIES = 4
+# Chance that a contrast is missing in training, where the recipe says none.
+DROPOUT = 0.25
 
 
 def subsets_of(contrasts: Sequence[str], which: Subsets) -> list[tuple[str, ...]]:
@@ -82,9 +90,61 @@ def contrasts_cells(
     return cells
 
 
+def dropout_cells(
+    recipe: Recipe,
+    data: Path,
+    arms: Sequence[Arm],
+    stage1: Stage1,
+    folds: Sequence[int | None],
+) -> list[Cell]:
+    """One model of all contrasts for each arm and fold, trained to miss some of them."""
+    chance = recipe.finetune.contrast_dropout if recipe.finetune else 0.0
+    changed = change_recipe(recipe, {"finetune.contrast_dropout": chance or DROPOUT})
+    return contrasts_cells(changed, data, arms, stage1, [recipe.data.contrasts], folds)
+
+
+def score_subsets(
+    found: Sequence[Scored], data: Path, subsets: Sequence[Sequence[str]]
+) -> list[Scored]:
+    """The same models, tested with each subset of contrasts; what was tested before is read.
+
+    Raises:
+        UsageError: A model was not trained to miss contrasts.
+    """
+    scored = []
+    for one in found:
+        for subset in subsets:
+            tags = {**one.tags, "contrasts": named(subset)}
+            path = one.path if named(subset) == one.tags["contrasts"] else _test(one, subset)
+            if not path.is_file():
+                log.info("%s: tested with %s", one.name, named(subset))
+                shutil.rmtree(path.parent, ignore_errors=True)
+                score_with_contrasts(one.run, data, subset)
+            scored.append(read_scored(one.name, one.recipe, tags, path))
+    return scored
+
+
+def _test(one: Scored, subset: Sequence[str]) -> Path:
+    return one.run / f"test-{'-'.join(subset)}" / "metrics.json"
+
+
 def named(subset: Sequence[str]) -> str:
     """A subset in a word, such as `T1w+FLAIR`."""
     return "+".join(subset)
+
+
+def show_dropout(
+    grid: Grid,
+    found: Sequence[Scored],
+    folder: Path,
+    *,
+    data: Path,
+    subsets: Sequence[Sequence[str]],
+) -> Results:
+    """Table 5 with one model an arm, contrasts missing at its test."""
+    results = show_contrasts(grid, score_subsets(found, data, subsets), folder)
+    results.subtitle = "One model was trained with contrast dropout and tested with each subset."
+    return results
 
 
 def show_contrasts(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
