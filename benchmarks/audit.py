@@ -140,6 +140,9 @@ def main() -> None:
         "found_by_harm": dict(Counter(wanted[pair].__name__ for pair in found)),
         "false_leaks": sum(o.is_leak or o.is_hidden for o in unwanted),
         "false_doubts": sum(o.kind is Kind.LOOKS_ALIKE for o in unwanted),
+        "highest_likeness_of_a_false_doubt": max(
+            (o.likeness for o in unwanted if o.likeness is not None), default=None
+        ),
         "lowest_likeness_of_a_found_copy": min(likeness, default=None),
         "looking_s": round(looked_s, 1),
         "comparing_s": round(compared_s, 1),
