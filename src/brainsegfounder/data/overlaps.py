@@ -29,6 +29,8 @@ from brainsegfounder.volumes.likeness import (
 # pair of one sex and birthday at 0.81; copies with noise, a bias field, another grid, a crop,
 # another mask or a rotation stayed above 0.88, those with a lesion painted in at 0.85 or more.
 ALIKE, ONE_BRAIN = 0.80, 0.85
+# With one name, less is enough: years or an operation may lie between the scans.
+NAMED_ALIKE = 0.75
 # A pair is shifted onto each other if it is among the best of either scan in the rough view, and
 # registered if it then is the best of either, or good by itself. Of two different brains the best
 # reach 0.70 there, copies that lost a third of the brain 0.69.
@@ -165,7 +167,7 @@ def _judged(one: Scan, other: Scan, aliases: Mapping[str, str]) -> Overlap | Non
     likeness = _likeness(one, other)
     if likeness is not None and likeness >= ONE_BRAIN:
         return Overlap(Kind.SAME_BRAIN, one, other, likeness)
-    if of_one_name and (likeness is None or likeness >= ALIKE):
+    if of_one_name and (likeness is None or likeness >= NAMED_ALIKE):
         named_alike = spelling(one.subject) == spelling(other.subject)
         kind = Kind.SAME_SUBJECT if named_alike else Kind.ALIAS
         return Overlap(kind, one, other, likeness)
