@@ -72,6 +72,17 @@ def slurm_job() -> str | None:
     return os.environ.get("SLURM_JOB_ID") or None
 
 
+def environment_of_a_run(threads: int, gpu: int | None = None) -> dict[str, str]:
+    """The environment of a run that is a process of its own, beside others on this machine.
+
+    Args:
+        threads: As many it computes with, unless OMP_NUM_THREADS says otherwise already.
+        gpu: The only one it sees; None: as this process.
+    """
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    return environment if gpu is None else {**environment, "CUDA_VISIBLE_DEVICES": str(gpu)}
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[World]:
     """Find the other processes, and part from them at the end.

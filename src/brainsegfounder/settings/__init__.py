@@ -332,15 +332,16 @@ class FinetuneSettings(StageSettings):
     step, at the same cases a step; at last activations are recomputed."""
 
 
-def _of_swin_only(settings: FinetuneSettings) -> str:
-    """What is asked for that needs blocks of a Swin encoder, or empty."""
-    asked = {
-        f"sharding {settings.sharding}": settings.sharding != "none",
-        f"freeze {settings.freeze}": settings.freeze != "none",
-        f"optimizer.layer_decay {settings.optimizer.layer_decay}": settings.optimizer.layer_decay
-        not in (None, 1.0),
-    }
-    return next((name for name, is_asked in asked.items() if is_asked), "")
+def _of_swin_only(settings: FinetuneSettings) -> dict[str, str]:
+    """What is asked for that needs blocks of a Swin encoder, and what it would be, in words."""
+    asked = {}
+    if settings.sharding != "none":
+        asked[f"sharding {settings.sharding}"] = "sharded"
+    if settings.freeze != "none":
+        asked[f"freeze {settings.freeze}"] = "frozen in part"
+    if settings.optimizer.layer_decay not in (None, 1.0):
+        asked[f"optimizer.layer_decay {settings.optimizer.layer_decay}"] = "trained by layers"
+    return asked
 
 
 class PredictSettings(Section):
@@ -394,10 +395,9 @@ class Recipe(Section):
                     f"({sorted(known)})"
                 )
         if self.model.architecture != OURS and self.finetune is not None:
-            asked = _of_swin_only(self.finetune)
-            if asked:
+            for asked, what in _of_swin_only(self.finetune).items():
                 raise ValueError(
-                    f"finetune.{asked}: only swin-unetr has it; leave it out for "
+                    f"finetune.{asked}: only swin-unetr can be {what}; leave it out for "
                     f"{self.model.architecture}"
                 )
         if self.finetune is not None:

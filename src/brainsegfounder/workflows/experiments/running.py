@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from brainsegfounder.distributed import environment_of_a_run
 from brainsegfounder.errors import RunError
 from brainsegfounder.runs import progress
 from brainsegfounder.training.signals import Signals
@@ -87,14 +88,18 @@ def run_grid(grid: Grid, jobs: int, num_gpus: int = 0) -> Outcome:
     with Signals() as signals, progress(total, f"{len(grid.cells)} runs", _done(grid)) as report:
         work = _Work(grid, todo, outcome, jobs, num_gpus)
         told_s = 0.0
-        while work.go_on():
-            time.sleep(LOOK_EVERY_S)
-            if signals.received is not None:
-                work.end(signals.received)
-                raise signals.interrupted(f"with {_counted(outcome, grid)}; call again to go on")
-            if time.monotonic() - told_s > TELL_EVERY_S:
-                told_s = time.monotonic()
-                report(_done(grid), f"{_counted(outcome, grid)}; now {work.names}")
+        try:
+            while work.go_on():
+                time.sleep(LOOK_EVERY_S)
+                if signals.received is not None:
+                    work.end(signals.received)
+                    told = f"with {_counted(outcome, grid)}; call again to go on"
+                    raise signals.interrupted(told)
+                if time.monotonic() - told_s > TELL_EVERY_S:
+                    told_s = time.monotonic()
+                    report(_done(grid), f"{_counted(outcome, grid)}; now {work.names}")
+        finally:
+            work.end(signal.SIGTERM)
         report(_done(grid), _counted(outcome, grid))
     return outcome
 
@@ -127,13 +132,14 @@ class _Work:
         return bool(self.working or self.left)
 
     def end(self, number: int) -> None:
-        """Pass a signal on and wait until every run has saved its checkpoint."""
+        """Pass a signal on to what is in work, and wait until it has saved its checkpoint."""
         for one in self.working:
             with contextlib.suppress(ProcessLookupError):
                 one.process.send_signal(number)
         for one in self.working:
             one.process.wait()
             one.output.close()
+        self.working.clear()
 
     def _is_ready(self, cell: Cell) -> bool:
         return cell.needs is None or cell.needs in self.outcome.finished
@@ -150,10 +156,8 @@ class _Work:
         order.write_recipe()
         words = [sys.executable, *order.words(order.saved_recipe, resume=True)]
         output = (order.folder / LOG_NAME).open("ab")
-        environment = dict(os.environ)
-        environment.setdefault("OMP_NUM_THREADS", str(self.threads))
-        if self.num_gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = str(place % self.num_gpus)
+        gpu = place % self.num_gpus if self.num_gpus else None
+        environment = environment_of_a_run(self.threads, gpu)
         log.info("%s: begins", cell.name)
         process = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, env=environment)
         return _Working(cell, place, process, output)
