@@ -7,6 +7,8 @@ import pytest
 
 from brainsegfounder.workflows.model_folder import load_model
 
+pytestmark = pytest.mark.slow
+
 PRETRAIN = {"steps": 1, "batch_size": 2, "validate_every": 1, "optimizer.warmup_steps": 0}
 FINETUNE = {"steps": 2, "validate_every": 2, "optimizer.warmup_steps": 0}
 

@@ -143,7 +143,7 @@ class DataSettings(Section):
     """Which contrasts, labels and subjects."""
 
     contrasts: Annotated[tuple[Contrast, ...], Field(min_length=1)]
-    """Contrast names in channel order; one contrast may stand several times, without others."""
+    """Contrast names in channel order."""
     labels: dict[str, int] = {}
     """Name of each label value that may stand in a mask, beside 0."""
     regions: dict[str, Region] = {}
@@ -384,7 +384,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> Recipe:
         data = self.data
-        if 1 < len(set(data.contrasts)) < len(data.contrasts):
+        if len(set(data.contrasts)) != len(data.contrasts):
             raise ValueError(f"data.contrasts {list(data.contrasts)}: a contrast stands twice")
         known = set(data.labels.values())
         for name, region in data.regions.items():
