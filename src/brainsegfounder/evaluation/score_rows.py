@@ -21,7 +21,7 @@ from typing import Any
 from brainsegfounder.errors import DataError, Problem
 
 # The region whose numbers are the mean over all regions of a case.
-REGION_MEAN = "mean"
+REGION_MEAN = "mean of regions"
 # What a row belongs to, rather than what it scored.
 TAGS = ("fold", "seed", "labels")
 NAMES = ("case", "region", "subject", "empty", *TAGS)

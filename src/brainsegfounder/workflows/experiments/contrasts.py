@@ -27,6 +27,7 @@ from brainsegfounder.workflows.experiments.results import (
     pivot,
     read_scored,
     region_in_words,
+    told_in_short,
 )
 from brainsegfounder.workflows.stored_scores import score_with_contrasts
 
@@ -156,13 +157,13 @@ def show_contrasts(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
     compared = compare_arms(first, folder / "comparison", name=_subset)
     if compared is not None:
         results.links[f"subsets compared, arm {arms_of(found)[0]}"] = "comparison/report.html"
-        results.notes += list(compared.sentences)
+        results.notes += told_in_short(compared)
     for subset in dict.fromkeys(map(_subset, found)):
         of = [one for one in found if _subset(one) == subset]
         compared = compare_arms(of, folder / f"comparison-{subset}")
         if compared is not None:
             results.links[f"arms compared, {subset}"] = f"comparison-{subset}/report.html"
-            results.notes += [f"{subset}: {sentence}" for sentence in compared.sentences]
+            results.notes += [f"{subset}: {told}" for told in told_in_short(compared)]
     return results
 
 

@@ -15,6 +15,7 @@ from brainsegfounder.workflows.experiments.cells import Cell, Grid
 from brainsegfounder.workflows.experiments.results import (
     Results,
     Scored,
+    arm_highlights,
     arms_of,
     compare_arms,
     headline_region,
@@ -22,6 +23,7 @@ from brainsegfounder.workflows.experiments.results import (
     pooled,
     region_in_words,
     regions_of,
+    told_in_short,
 )
 from brainsegfounder.workflows.model_folder import save_ensemble
 from brainsegfounder.workflows.stage import included
@@ -95,6 +97,7 @@ def show_crossval(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
     results = Results(
         title=f"{folds}-fold cross-validation of {found[0].recipe}",
         subtitle="Every case is tested once by each arm, by a model that never saw its subject.",
+        highlights=arm_highlights(found),
         tables=[
             pivot(
                 found,
@@ -109,7 +112,7 @@ def show_crossval(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
     compared = compare_arms(found, folder / "comparison")
     if compared is not None:
         results.links["arms compared"] = "comparison/report.html"
-        results.notes += list(compared.sentences)
+        results.notes += told_in_short(compared)
     for arm in arms_of(found):
         of_arm = [one for one in found if one.tags["arm"] == arm]
         if len(of_arm) > 1:

@@ -28,10 +28,12 @@ from brainsegfounder.workflows.experiments.cells import Cell, Grid
 from brainsegfounder.workflows.experiments.results import (
     Results,
     Scored,
+    arm_highlights,
     arms_of,
     compare_arms,
     headline_region,
     region_in_words,
+    told_in_short,
 )
 from brainsegfounder.workflows.experiments.subsets import nested_order, num_kept
 from brainsegfounder.workflows.stage import included, split_of
@@ -181,12 +183,13 @@ def show_fewshot(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
         title=f"Few-shot curves of {found[0].recipe}",
         subtitle=f"{repeats} subsets of each size, the same for every arm; what differs is where "
         "the encoder begins.",
+        highlights=arm_highlights(found),
         tables=[labels_table(found)],
     )
     compared = compare_arms(found, folder / "comparison", by_labels=True)
     if compared is not None:
         results.links["arms compared, with curves"] = "comparison/report.html"
-        results.notes += list(compared.sentences)
+        results.notes += told_in_short(compared)
     return results
 
 

@@ -139,7 +139,7 @@ def _people(stores: Sequence[Store], people: Participants | None) -> Chapter:
 
 def _flows(stores: Sequence[Store]) -> Chapter:
     """Figure 3, of the first store; the others have it on their own pages."""
-    told = ["The flow of each store stands on the page that `prepare` wrote into it."]
+    told = ["Each store has its flow on its own page, too (report.html in its folder)."]
     drawing = stored_flow_drawing(stores[0]) if stores else None
     return Chapter("figure-3", "Figure 3. Flow of cases", told if stores else [NOT_RUN], drawing)
 

@@ -17,7 +17,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from brainsegfounder.evaluation.report import Cell as TableCell
-from brainsegfounder.evaluation.report import Highlight, Picture, Report, Table, write_report
+from brainsegfounder.evaluation.report import (
+    Chapter,
+    Highlight,
+    Picture,
+    Report,
+    Table,
+    write_report,
+)
 from brainsegfounder.evaluation.score_rows import (
     REGION_MEAN,
     TAGS,
@@ -26,9 +33,12 @@ from brainsegfounder.evaluation.score_rows import (
     with_region_mean,
 )
 from brainsegfounder.evaluation.tables import to_csv, to_latex, to_markdown
+from brainsegfounder.evaluation.verdicts import sentence, summary
 from brainsegfounder.files import replace_folder, write_text
 from brainsegfounder.workflows.compare import CompareOptions, ComparisonDone, run_compare
 from brainsegfounder.workflows.experiments.cells import Grid
+
+MOST_HIGHLIGHTS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ class Results:
         warnings: What a reader must know.
         highlights: Large numbers.
         links: Files beside the page, by what they are.
-        notes: What the comparison says, a sentence each.
+        notes: What comparisons say in short, a sentence each; their own pages have the rest.
     """
 
     title: str
@@ -226,6 +236,28 @@ def compare_arms(
     return run_compare(words, out, CompareOptions(region_mean=region_mean, by_labels=by_labels))
 
 
+def told_in_short(compared: ComparisonDone) -> list[str]:
+    """What a comparison says of each metric, and of the first metric's first region in full."""
+    comparisons = compared.compared.comparisons
+    first = [
+        sentence(one)
+        for one in comparisons
+        if (one.metric, one.region) == (comparisons[0].metric, comparisons[0].region)
+    ]
+    return [*(summary(comparisons, metric) for metric in compared.compared.metrics), *first]
+
+
+def arm_highlights(found: Sequence[Scored]) -> list[Highlight]:
+    """Mean Dice of each arm over all test cases of its runs."""
+    region = headline_region(found)
+    highlights = []
+    for arm in arms_of(found):
+        of = pooled([one for one in found if arm_of(one) == arm], region)
+        detail = f"mean over {of['num_cases']} tests of {region_in_words(region)}"
+        highlights.append(Highlight(f"Dice, {arm}", f"{of['dice_mean']:.3f}", detail))
+    return highlights[:MOST_HIGHLIGHTS]
+
+
 def write_results(grid: Grid, found: Sequence[Scored], results: Results, partial: Path) -> Path:
     """Write tables and page beside what `partial` holds already, and put all in its place.
 
@@ -249,9 +281,15 @@ def write_results(grid: Grid, found: Sequence[Scored], results: Results, partial
         subtitle=results.subtitle,
         highlights=results.highlights,
         warnings=warnings,
-        notes=results.notes,
-        curves=results.pictures,
-        tables=results.tables,
+        chapters=[
+            Chapter(
+                "results",
+                "Results",
+                results.notes,
+                wide=results.pictures,
+                tables=results.tables,
+            )
+        ],
         run={"runs": len(grid.cells), "finished": len(grid.cells) - num_left, **results.links},
         provenance={
             "cells": [{"name": one.name, **one.tags, "recipe": one.recipe} for one in found]

@@ -28,6 +28,7 @@ from brainsegfounder.workflows.experiments.results import (
     headline_region,
     pivot,
     region_in_words,
+    told_in_short,
 )
 from brainsegfounder.workflows.model_folder import build_network
 
@@ -96,7 +97,7 @@ def show_scales(
         compared = compare_arms(found, folder / "comparison", name=_method)
         if compared is not None:
             results.links["compared"] = "comparison/report.html"
-            results.notes += list(compared.sentences)
+            results.notes += told_in_short(compared)
     return results
 
 

@@ -64,7 +64,7 @@ def test_a_cross_validation_is_summed_up_by_fold_and_over_all_cases(folds):
     assert gains == pytest.approx([0.05, 0.05], abs=0.02)
     record = json.loads((page.parent / "comparison" / "comparison.json").read_text())
     first = record["comparisons"][0]
-    assert (first["region"], first["method"], first["metric"]) == ("mean", "two", "dice")
+    assert (first["region"], first["method"], first["metric"]) == ("mean of regions", "two", "dice")
     assert "'num_cases': 6" in (page.parent / "one-ensemble" / "facts").read_text()
     assert "are not finished" not in page.read_text()
 
