@@ -180,6 +180,9 @@ def contrasts(
         str,
         typer.Option("--by", help="training: a model each; dropout: one model, tested with each."),
     ] = "training",
+    copies: Annotated[
+        bool, typer.Option("--copies", help="A single contrast fills four channels.")
+    ] = False,
     only: Only = None,
     arms: Arms = "scratch",
     stage1: Stage1Folder = None,
@@ -220,7 +223,7 @@ def contrasts(
         show = partial(experiment.show_dropout, data=data, subsets=which)
         _tell(run_experiment("contrasts", out, cells, show, how), as_json=as_json)
         return
-    cells = experiment.contrasts_cells(settings, data, wanted, begin, which, folds)
+    cells = experiment.contrasts_cells(settings, data, wanted, begin, which, folds, copies=copies)
     done = run_experiment("contrasts", out, cells, experiment.show_contrasts, how)
     _tell(done, as_json=as_json)
 

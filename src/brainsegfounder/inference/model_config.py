@@ -64,6 +64,8 @@ class ModelConfig(Section):
     """Whether it was trained to do without some of its contrasts, which are then 0 everywhere."""
     objective: Objective = ThreeTaskSettings()
     """What a pretraining network was asked; it decides on its heads."""
+    copies: Annotated[int, Field(ge=1)] = 1
+    """How many channels of the network each contrast fills; it is given once."""
     members: Annotated[int, Field(ge=1)] = 1
     """Networks of this kind whose probabilities are averaged, such as those of all folds."""
     provenance: dict[str, Any] = {}
@@ -73,6 +75,12 @@ class ModelConfig(Section):
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """Distance between voxel centres that the network sees; None for each scan's own."""
         return self.preparation.spacing_mm
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the network's input channels; copies of a contrast are numbered from 2."""
+        copies = [f"{c} ({n})" for n in range(2, self.copies + 1) for c in self.contrasts]
+        return (*self.contrasts, *copies)
 
     @property
     def num_outputs(self) -> int:
@@ -94,6 +102,7 @@ def config_of(
         scale=recipe.model.scale,
         merging=recipe.model.merging,
         contrasts=recipe.data.contrasts,
+        copies=recipe.data.copies if kind == "segmentation" else 1,
         labels=recipe.data.labels,
         regions=recipe.data.regions,
         target=recipe.finetune.target if recipe.finetune else "regions",

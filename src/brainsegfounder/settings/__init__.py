@@ -144,6 +144,9 @@ class DataSettings(Section):
 
     contrasts: Annotated[tuple[Contrast, ...], Field(min_length=1)]
     """Contrast names in channel order."""
+    copies: Count = 1
+    """How many channels each contrast fills in fine-tuning; the paper's first runs with one
+    contrast gave it four."""
     labels: dict[str, int] = {}
     """Name of each label value that may stand in a mask, beside 0."""
     regions: dict[str, Region] = {}

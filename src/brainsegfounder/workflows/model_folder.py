@@ -78,15 +78,23 @@ def build_network(config: ModelConfig, settings: ModelSettings | None = None) ->
         members = [build_network(single, settings) for _ in range(config.members)]
         return Ensemble(members, config.target)
     settings = settings or ModelSettings()
-    num_contrasts, merging = len(config.contrasts), check_merging(config.merging)
+    num_channels, merging = len(config.channels), check_merging(config.merging)
     if config.architecture != OURS:
-        return _build_baseline(config, settings.dropout)
+        return _with_copies(_build_baseline(config, settings.dropout), config.copies)
     rates = settings.model_dump(include={"dropout", "drop_path", "checkpointing"})
     if config.kind == "pretraining":
         return build_pretraining_network(
-            config.objective, num_contrasts, config.scale, merging, **rates
+            config.objective, num_channels, config.scale, merging, **rates
         )
-    return SwinUNETR(num_contrasts, config.num_outputs, config.scale, merging, **rates)
+    network = SwinUNETR(num_channels, config.num_outputs, config.scale, merging, **rates)
+    return _with_copies(network, config.copies)
+
+
+def _with_copies(network: nn.Module, times: int) -> nn.Module:
+    """Let a network that has several channels for each contrast be given each contrast once."""
+    if times > 1:
+        network.register_forward_pre_hook(lambda _, given: given[0].repeat(1, times, 1, 1, 1))
+    return network
 
 
 def _build_baseline(config: ModelConfig, dropout: float) -> nn.Module:
@@ -97,7 +105,7 @@ def _build_baseline(config: ModelConfig, dropout: float) -> nn.Module:
         )
     return build_baseline(
         config.architecture,
-        len(config.contrasts),
+        len(config.channels),
         config.num_outputs,
         config.scale,
         patch_size_vox=config.patch_size_vox,

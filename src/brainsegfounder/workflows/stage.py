@@ -117,7 +117,8 @@ def open_stage(
     torch.manual_seed(recipe.seed)
     make_config = partial(config_of, recipe, kind)
     network = build_network(make_config({}), recipe.model)
-    transfer, start_facts = _transfer(network, recipe, settings, start)
+    channels = make_config({}).channels
+    transfer, start_facts = _transfer(network, channels, recipe, settings, start)
     _check_unseen(store, split.test, start_facts, start)
     run = _open(out, recipe, resume=resume, may_change=may_change)
     identity = {
@@ -332,7 +333,11 @@ def _check_transferable(recipe: Recipe, config: ModelConfig, folder: Path) -> No
 
 
 def _transfer(
-    network: nn.Module, recipe: Recipe, settings: StageSettings, start: Path | None
+    network: nn.Module,
+    channels: Sequence[str],
+    recipe: Recipe,
+    settings: StageSettings,
+    start: Path | None,
 ) -> tuple[LoadReport | None, dict[str, Any]]:
     if start is None:
         return None, {}
@@ -351,8 +356,8 @@ def _transfer(
     report = load_encoder(
         network,
         state,
-        source_contrasts=config.contrasts,
-        target_contrasts=recipe.data.contrasts,
+        source_contrasts=config.channels,
+        target_contrasts=channels,
         source_merging=config.merging,
         new_contrast=settings.new_contrast,
         generator=torch.Generator().manual_seed(recipe.seed),
@@ -363,8 +368,8 @@ def _transfer(
         kept = load_decoder(
             network,
             state,
-            source_contrasts=config.contrasts,
-            target_contrasts=recipe.data.contrasts,
+            source_contrasts=config.channels,
+            target_contrasts=channels,
             source=str(weights),
         )
     facts = {

@@ -34,6 +34,7 @@ from brainsegfounder.workflows.stored_scores import score_with_contrasts
 log = logging.getLogger(__name__)
 
 Subsets = Literal["single", "all"]
+COPIES = 4
 # Chance that a contrast is missing in training, where the recipe says none.
 DROPOUT = 0.25
 
@@ -59,6 +60,8 @@ def contrasts_cells(
     stage1: Stage1,
     subsets: Sequence[Sequence[str]],
     folds: Sequence[int | None],
+    *,
+    copies: bool = False,
 ) -> list[Cell]:
     """The runs of a comparison of contrasts, each subset trained by itself.
 
@@ -69,11 +72,13 @@ def contrasts_cells(
         stage1: Where stage 1 comes from; made here, it sees the subset only.
         subsets: Of the contrasts.
         folds: Held out; None for the test subjects that the recipe names.
+        copies: Whether a single contrast fills four channels, as in the paper's first runs.
     """
     cells = []
     for subset in subsets:
         group = f"{named(subset)}/"
-        shown = {"data.contrasts": [*subset]}
+        times = COPIES if copies and len(subset) == 1 else 1
+        shown = {"data.contrasts": [*subset], "data.copies": times}
         changed = change_recipe(recipe, shown)
         start: str | Path | None = None
         if any(arm.has_stage1 for arm in arms):

@@ -157,6 +157,15 @@ def test_all_stages_of_a_subset_see_its_contrasts_only():
     assert {cell.needs for cell in both if "stage2_" in cell.name} == {"T1w+FLAIR/stage1"}
 
 
+def test_a_single_contrast_may_fill_four_channels():
+    subsets = [("T1w", "FLAIR"), ("FLAIR",)]
+    cells = contrasts_cells(RECIPE, Path("s"), arms("scratch"), MADE, subsets, [None], copies=True)
+    assert [(cell.name, cell.recipe.data.contrasts, cell.recipe.data.copies) for cell in cells] == [
+        ("T1w+FLAIR/scratch/test", ("T1w", "FLAIR"), 1),
+        ("FLAIR/scratch/test", ("FLAIR",), 4),
+    ]
+
+
 def test_each_scale_has_its_own_stage_1():
     cells = scales_cells(RECIPE, Path("s"), ["nano", "nano-big"], arms("scratch,stage1"), MADE, [0])
     assert [(c.name, c.recipe.model.scale, c.start) for c in cells] == [
