@@ -38,8 +38,9 @@ log = logging.getLogger(__name__)
 FITTED_NAME = "fitted.json"
 GIB = 2**30
 BYTES = 4  # of a number that is learnt, of its gradient, of a moment
-# No network here keeps more for a voxel of a patch; below that there is nothing to count.
-MOST_BYTES_A_VOXEL = 20_000
+# No network here keeps half as much for a voxel of a patch (big at 96 voxels: 5,125, counted), so
+# where even this fits there is nothing to count.
+MOST_BYTES_A_VOXEL = 10_000
 # What is left to validation, readers and the allocator's gaps.
 SHARE_OF_FREE = 0.9
 

@@ -23,6 +23,7 @@ from brainsegfounder.workflows.fit_memory import (
     count_gib,
     fit,
     fitted,
+    most_gib,
     noise_batch,
     try_batch,
 )
@@ -200,3 +201,16 @@ def test_without_fit_memory_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) ->
     assert fitted(stage, _loss) is stage
     sharded = _stage(None, "finetune.sharding=blocks")
     assert fitted(sharded, _loss) is sharded
+
+
+def test_what_is_said_without_counting_is_more_than_what_is_counted() -> None:
+    stage = _stage()
+    for one in candidates(Fit(2, 1, False)):
+        assert most_gib(stage, one) > 1.5 * count_gib(stage, _loss, one)
+
+
+def test_with_plenty_of_memory_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = _stage()
+    monkeypatch.setattr(fit_memory, "available_memory_gib", lambda: 64.0)
+    monkeypatch.setattr(fit_memory, "count_gib", lambda *_: 1 / 0)
+    assert fit(stage, _loss) == next(candidates(fit_memory._asked(stage)))
