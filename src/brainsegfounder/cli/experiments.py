@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +16,7 @@ from brainsegfounder.cli.options import Data, Out, Overrides, RecipeName
 if TYPE_CHECKING:
     from brainsegfounder.settings import Recipe
     from brainsegfounder.workflows.experiments.arms import Arm, Stage1
-    from brainsegfounder.workflows.experiments.experiment import Experiment, How
+    from brainsegfounder.workflows.experiments.experiment import Experiment
 
 GRID = "The grid of runs"
 Folder = Annotated[
@@ -76,6 +79,52 @@ Sbatch = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print for machines.")]
 
 
+def _how(
+    jobs: Jobs = None,
+    dry_run: DryRun = False,
+    no_timing: NoTiming = False,
+    launch: Launch = "local",
+    gpus_per_node: GpusPerNode = 0,
+    partition: Partition = None,
+    time: Time = None,
+    sbatch: Sbatch = None,
+) -> Any:
+    """How the runs of a grid are made."""
+    from brainsegfounder.workflows.experiments.experiment import How
+    from brainsegfounder.workflows.order import Resources
+
+    if launch not in ("local", "slurm"):
+        raise typer.BadParameter(f"--launch {launch}: expected local or slurm")
+    resources = Resources(
+        processes_per_node=gpus_per_node or 1,
+        gpus_per_node=gpus_per_node,
+        partition=partition,
+        time=time,
+        sbatch=tuple(sbatch or ()),
+    )
+    return How(jobs, dry_run, resources if launch == "slurm" else None, timed=not no_timing)
+
+
+def _makes_a_grid(verb: Callable[..., Any]) -> Callable[..., None]:
+    """Give a verb the options of `_how`, and say what became of its experiment."""
+    ours = list(inspect.signature(_how, eval_str=True).parameters.values())
+    own = inspect.signature(verb, eval_str=True).parameters
+    keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    as_json = inspect.Parameter("as_json", keyword, default=False, annotation=Json)
+    shown = [*(one for one in own.values() if one.name != "how"), *ours, as_json]
+
+    @functools.wraps(verb)
+    def command(**values: Any) -> None:
+        is_json = values.pop("as_json")
+        how = _how(**{one.name: values.pop(one.name) for one in ours})
+        _tell(verb(**values, how=how), as_json=is_json)
+
+    command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in shown}
+    return command
+
+
+@_makes_a_grid
 def crossval(
     recipe: RecipeName,
     data: Data,
@@ -87,16 +136,9 @@ def crossval(
     stage1_recipe: Stage1Recipe = None,
     stage1_data: Stage1Data = None,
     overrides: Overrides = None,
-    jobs: Jobs = None,
-    dry_run: DryRun = False,
-    no_timing: NoTiming = False,
-    launch: Launch = "local",
-    gpus_per_node: GpusPerNode = 0,
-    partition: Partition = None,
-    time: Time = None,
-    sbatch: Sbatch = None,
-    as_json: Json = False,
-) -> None:
+    *,
+    how: Any,
+) -> Any:
     """Cross-validate arms over all folds; tables, comparison, and each arm's fold ensemble."""
     from brainsegfounder.workflows.experiments.crossval import crossval_cells, show_crossval
     from brainsegfounder.workflows.experiments.experiment import run_experiment
@@ -106,10 +148,10 @@ def crossval(
     begin = _stage1(stage1, stage1_recipe, stage1_data, overrides)
     wanted = _arms(arms, begin, settings)
     cells = crossval_cells(settings, data, wanted, begin, _fold_numbers(only))
-    how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
-    _tell(run_experiment("crossval", out, cells, show_crossval, how), as_json=as_json)
+    return run_experiment("crossval", out, cells, show_crossval, how)
 
 
+@_makes_a_grid
 def fewshot(
     recipe: RecipeName,
     data: Data,
@@ -133,16 +175,9 @@ def fewshot(
         str, typer.Option("--protocol", help="fixed: one test part; official: one each repeat.")
     ] = "fixed",
     overrides: Overrides = None,
-    jobs: Jobs = None,
-    dry_run: DryRun = False,
-    no_timing: NoTiming = False,
-    launch: Launch = "local",
-    gpus_per_node: GpusPerNode = 0,
-    partition: Partition = None,
-    time: Time = None,
-    sbatch: Sbatch = None,
-    as_json: Json = False,
-) -> None:
+    *,
+    how: Any,
+) -> Any:
     """Few-shot curves: arms on nested subsets of the labels, against one untouched test part."""
     from brainsegfounder.workflows.experiments.experiment import run_experiment
     from brainsegfounder.workflows.experiments.fewshot import (
@@ -165,10 +200,10 @@ def fewshot(
         "fixed" if protocol == "fixed" else "official",
     )
     cells = fewshot_cells(settings, data, _arms(arms, begin, settings), begin, options)
-    how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
-    _tell(run_experiment("fewshot", out, cells, show_fewshot, how), as_json=as_json)
+    return run_experiment("fewshot", out, cells, show_fewshot, how)
 
 
+@_makes_a_grid
 def contrasts(
     recipe: RecipeName,
     data: Data,
@@ -189,16 +224,9 @@ def contrasts(
     stage1_recipe: Stage1Recipe = None,
     stage1_data: Stage1Data = None,
     overrides: Overrides = None,
-    jobs: Jobs = None,
-    dry_run: DryRun = False,
-    no_timing: NoTiming = False,
-    launch: Launch = "local",
-    gpus_per_node: GpusPerNode = 0,
-    partition: Partition = None,
-    time: Time = None,
-    sbatch: Sbatch = None,
-    as_json: Json = False,
-) -> None:
+    *,
+    how: Any,
+) -> Any:
     """Which contrasts matter: one at a time, or every subset, beside all of them."""
     from functools import partial
 
@@ -217,17 +245,15 @@ def contrasts(
     which = experiment.subsets_of(
         settings.data.contrasts, "single" if subsets == "single" else "all"
     )
-    how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
     if by == "dropout":
         cells = experiment.dropout_cells(settings, data, wanted, begin, folds)
         show = partial(experiment.show_dropout, data=data, subsets=which)
-        _tell(run_experiment("contrasts", out, cells, show, how), as_json=as_json)
-        return
+        return run_experiment("contrasts", out, cells, show, how)
     cells = experiment.contrasts_cells(settings, data, wanted, begin, which, folds, copies=copies)
-    done = run_experiment("contrasts", out, cells, experiment.show_contrasts, how)
-    _tell(done, as_json=as_json)
+    return run_experiment("contrasts", out, cells, experiment.show_contrasts, how)
 
 
+@_makes_a_grid
 def scales(
     recipe: RecipeName,
     data: Data,
@@ -245,16 +271,9 @@ def scales(
         Path | None, typer.Option("--published", help="Points of the paper's Figure 4, as CSV.")
     ] = None,
     overrides: Overrides = None,
-    jobs: Jobs = None,
-    dry_run: DryRun = False,
-    no_timing: NoTiming = False,
-    launch: Launch = "local",
-    gpus_per_node: GpusPerNode = 0,
-    partition: Partition = None,
-    time: Time = None,
-    sbatch: Sbatch = None,
-    as_json: Json = False,
-) -> None:
+    *,
+    how: Any,
+) -> Any:
     """Sizes of the network side by side: pretraining curves, parameters, cross-validation."""
     from functools import partial
 
@@ -268,9 +287,8 @@ def scales(
     names = [name.strip() for name in which.split(",") if name.strip()]
     tested = [] if settings.finetune is None else wanted_folds(settings, data, _fold_numbers(only))
     cells = scales_cells(settings, data, names, _arms(arms, begin, settings), begin, tested)
-    how = _how(jobs, dry_run, no_timing, launch, gpus_per_node, partition, time, sbatch)
     show = partial(show_scales, published_csv=published)
-    _tell(run_experiment("scales", out, cells, show, how), as_json=as_json)
+    return run_experiment("scales", out, cells, show, how)
 
 
 def tables(
@@ -338,31 +356,6 @@ def _numbers(text: str, option: str) -> list[float]:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise typer.BadParameter(f"{option} {text}: expected numbers with commas") from None
-
-
-def _how(
-    jobs: int | None,
-    dry_run: bool,
-    no_timing: bool,
-    launch: str,
-    gpus_per_node: int,
-    partition: str | None,
-    time: str | None,
-    sbatch: list[str] | None,
-) -> How:
-    from brainsegfounder.workflows.experiments.experiment import How
-    from brainsegfounder.workflows.order import Resources
-
-    if launch not in ("local", "slurm"):
-        raise typer.BadParameter(f"--launch {launch}: expected local or slurm")
-    resources = Resources(
-        processes_per_node=gpus_per_node or 1,
-        gpus_per_node=gpus_per_node,
-        partition=partition,
-        time=time,
-        sbatch=tuple(sbatch or ()),
-    )
-    return How(jobs, dry_run, resources if launch == "slurm" else None, timed=not no_timing)
 
 
 def _tell(done: Experiment, *, as_json: bool) -> None:
