@@ -119,7 +119,7 @@ def split_subjects(
     if fold is None:
         test = _named(everyone, settings)
     elif folds:
-        test = _listed_subjects(everyone, folds, fold)
+        test = _listed_subjects(everyone, folds, fold, folds_from)
     else:
         test = _fold_subjects(shuffled, settings, fold)
     rest = [subject for subject in shuffled if subject not in test]
@@ -153,11 +153,14 @@ def _fold_subjects(shuffled: list[str], settings: SplitSettings, fold: int) -> s
     return set(shuffled[fold :: settings.folds])
 
 
-def _listed_subjects(everyone: list[str], folds: Mapping[str, int], fold: int) -> set[str]:
+def _listed_subjects(
+    everyone: list[str], folds: Mapping[str, int], fold: int, folds_from: FoldsFrom
+) -> set[str]:
     found = sorted({folds[subject] for subject in everyone if subject in folds})
     if fold not in found:
+        whose = "the data set's own folds" if folds_from == "data" else f"folds by {folds_from}"
         raise UsageError(
-            f"--fold {fold}: no subject is in it; the folds there are: "
+            f"--fold {fold}: no subject is in it; {whose} are "
             f"{', '.join(map(str, found))}. Choose one of them."
         )
     return {subject for subject in everyone if folds.get(subject) == fold}

@@ -148,6 +148,7 @@ NAMES = {"BraTS2021_00000": 0, "BraTS2021_00002": 1, "BraTS2021_00003": 4}
         ("brats21_folds.json", json.dumps(DATALIST), NAMES),
         ("splits_final.json", '[{"train": ["b"], "val": ["a"]}, {"train": ["a"], "val": ["b"]}]',
          {"a": 0, "b": 1}),
+        ("one.json", '[{"val": "abc"}, {"val": ["b", 4]}]', {"abc": 0, "b": 1}),
         ("participants.tsv", "participant_id\tage\tfold\nsub-01\t60\t2\nsub-02\t61\tn/a\n",
          {"sub-01": 2}),
         ("folds.csv", "case,fold\na,0\nb,1\n", {"a": 0, "b": 1}),
@@ -163,6 +164,7 @@ def test_lists_of_folds_of_others_are_read(tmp_path, name, text, expected):
     [
         ("a.json", '{"test": []}', "neither a list nor `training`"),
         ("a.json", "[]", "no fold"),
+        ("a.json", '[{"val": 3}, {"val": {"a": 1}}, {"val": null}, 7]', "no fold"),
         ("a.json", '[{"val": ["a"]}, {"val": ["a"]}]', "a is tested in folds 0 and 1"),
         ("a.json", "{", "no JSON"),
         ("a.csv", "case,age\na,3\n", "the columns case, age"),

@@ -114,9 +114,7 @@ def test_a_fold_of_the_data_is_tested_as_it_stands():
 
 def test_a_fold_that_the_data_do_not_have_is_refused_with_those_they_have():
     folds = folds_of_data([stored("a", 0), stored("b", 2), stored("c", 0)])
-    with pytest.raises(
-        UsageError, match=r"--fold 1: no subject is in it; the folds there are: 0, 2"
-    ):
+    with pytest.raises(UsageError, match=r"--fold 1: no subject is in it; .*own folds are 0, 2"):
         split_subjects(["a", "b", "c"], SplitSettings(), 1, folds)
 
 

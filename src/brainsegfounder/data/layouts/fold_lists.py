@@ -50,13 +50,12 @@ def fold_number(value: Any) -> int | None:
 def tested_in_splits(content: Any) -> list[tuple[str, int]]:
     """Names and folds of nnU-Net's `splits_final.json`; empty for any other content."""
     splits = content if isinstance(content, list) else []
-    return [
-        (name, number)
-        for number, split in enumerate(splits)
-        if isinstance(split, dict)
-        for name in split.get("val") or ()
-        if isinstance(name, str)
-    ]
+    tested = []
+    for number, split in enumerate(splits):
+        names = split.get("val") if isinstance(split, dict) else None
+        listed = names if isinstance(names, list) else [names]
+        tested += [(name, number) for name in listed if isinstance(name, str) and name]
+    return tested
 
 
 def _json_folds(path: Path) -> list[tuple[str, int]]:

@@ -16,6 +16,8 @@ from brainsegfounder.workflows.experiments.cells import Cell
 NAMES = ("scratch", "stage1", "stage2", "stage1+2")
 NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.+-]*)=(?P<folder>.+)")
 WEIGHTS = "weights:"
+# What means something else in the words of `compare`, or in a path.
+UNFIT = re.compile(r"[^A-Za-z0-9_.+-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ def _arm(word: str) -> Arm:
     match = NAMED.fullmatch(word)
     if word.startswith(WEIGHTS):
         folder = Path(word.removeprefix(WEIGHTS))
-        return Arm(folder.resolve().name, _there(folder))
+        return Arm(UNFIT.sub("-", _there(folder).resolve().name), folder)
     if match is not None:
         return Arm(match["name"], _there(Path(match["folder"])))
     raise UsageError(

@@ -18,9 +18,11 @@ from typing import Any
 from brainsegfounder.data.store import check_store, open_store
 from brainsegfounder.errors import OutputExistsError, RunError, UsageError
 from brainsegfounder.files import sha256, write_changed
+from brainsegfounder.inference.model_config import WEIGHTS_NAME
 from brainsegfounder.recipes import dump_recipe, load_recipe
 from brainsegfounder.runs import FINISHED_NAME, PROVENANCE_NAME, RECIPE_NAME
 from brainsegfounder.settings import Recipe
+from brainsegfounder.workflows.model_folder import model_folder
 from brainsegfounder.workflows.order import Order, Verb
 
 GRID_NAME = "grid.json"
@@ -118,7 +120,7 @@ def open_grid(folder: Path, cells: Sequence[Cell], kind: str = "") -> Grid:
     Raises:
         UsageError: Two cells share a name, or one needs a cell that is none.
         OutputExistsError: The folder holds something else, or a run of a cell was made with
-            another recipe, store or fold.
+            another recipe, store, fold or start.
         StoreError: A store does not fit a recipe.
     """
     grid = Grid(folder, tuple(cells), kind)
@@ -160,6 +162,8 @@ def _check_unchanged(grid: Grid, cell: Cell, manifest_sha256: str) -> None:
         raise OutputExistsError(_changed(run, "store"))
     if facts.get("fold") != cell.fold:
         raise OutputExistsError(_changed(run, "fold"))
+    if cell.needs is None and facts.get("sha256", {}).get("start") != _start_sha256(cell):
+        raise OutputExistsError(_changed(run, "start"))
 
 
 def _changed(run: Path, what: str) -> str:
@@ -192,13 +196,13 @@ def _start_sha256(cell: Cell) -> str | None:
     """Of the weights a cell starts from, where these are not a cell's own."""
     if not isinstance(cell.start, Path):
         return None
-    for folder in (cell.start / "model", cell.start):
-        if (folder / "model.safetensors").is_file():
-            return sha256(folder / "model.safetensors")
-    raise UsageError(
-        f"{cell.start}: no weights found; expected a run or a model folder. Make one with "
-        "`pretrain` or `convert-weights`."
-    )
+    weights = model_folder(cell.start) / WEIGHTS_NAME
+    if not weights.is_file():
+        raise UsageError(
+            f"{cell.start}: no weights found; expected a run or a model folder. Make one with "
+            "`pretrain` or `convert-weights`."
+        )
+    return sha256(weights)
 
 
 def _last_step(metrics: Path, tail_bytes: int = 4096) -> int:

@@ -74,3 +74,9 @@ def test_a_stage_1_of_the_grid_is_a_run_that_others_need():
     assert (start, cell.name, cell.verb, cell.needs) == ("tiny/stage1",) * 2 + ("pretrain", None)
     assert cell.recipe.model.scale == "tiny"
     assert Stage1(Path("given")).begin("", {}) == (Path("given"), [])
+
+
+def test_a_folder_of_weights_names_its_arm_by_letters_that_mean_nothing_else(tmp_path):
+    (tmp_path / "my weights@2=a,b").mkdir()
+    (arm,) = parse_arms([f"weights:{tmp_path / 'my weights@2=a,b'}"], Stage1(), RECIPE)
+    assert arm.name == "my-weights-2-a-b"

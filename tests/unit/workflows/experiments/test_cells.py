@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from brainsegfounder.data.store import open_store
 from brainsegfounder.errors import Interrupted, OutputExistsError, RunError, UsageError
+from brainsegfounder.files import sha256
 from brainsegfounder.recipes import change_recipe, dump_recipe, load_recipe
 from brainsegfounder.workflows.experiments import running
 from brainsegfounder.workflows.experiments.cells import Cell, Grid, open_grid
@@ -143,6 +145,27 @@ def test_a_grid_may_grow_but_its_runs_may_not_change(grid, cohort, tmp_path):
     with pytest.raises(OutputExistsError, match=r"a/stage2: was made with another recipe"):
         grid(change_recipe(RECIPE, {"seed": 5}))
     assert [cell["name"] for cell in manifest["cells"]][:2] == ["a/stage2", "a/fold-0"]
+
+
+def test_a_run_from_other_weights_is_not_taken_for_this_one(cohort, tmp_path):
+    starts = [tmp_path / name for name in ("one", "two")]
+    for start in starts:
+        start.mkdir()
+        (start / "model.safetensors").write_text(start.name)
+    cells = [[Cell("a", "finetune", RECIPE, cohort, 0, start)] for start in (*starts, None)]
+    grid = open_grid(tmp_path / "grid", cells[0])
+    run = grid.run(grid.cells[0])
+    run.mkdir(parents=True)
+    (run / "recipe.resolved.yaml").write_text(dump_recipe(RECIPE))
+    prints = {
+        "manifest": open_store(cohort).manifest_sha256,
+        "start": sha256(starts[0] / "model.safetensors"),
+    }
+    (run / "provenance.json").write_text(json.dumps({"sha256": prints, "fold": 0}))
+    assert open_grid(tmp_path / "grid", cells[0]).cells == grid.cells
+    for other in cells[1:]:
+        with pytest.raises(OutputExistsError, match="a: was made with another start"):
+            open_grid(tmp_path / "grid", other)
 
 
 def test_a_folder_of_something_else_is_left_alone(cohort, tmp_path):
