@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from brainsegfounder.errors import UsageError
+from brainsegfounder.errors import RunError, UsageError
+from brainsegfounder.files import held
 from brainsegfounder.workflows.experiments.cells import Cell, Grid, open_grid
 from brainsegfounder.workflows.experiments.planning import GridPlan, plan_grid, tell
 from brainsegfounder.workflows.experiments.results import (
@@ -17,7 +18,12 @@ from brainsegfounder.workflows.experiments.results import (
     gather_scores,
     write_results,
 )
-from brainsegfounder.workflows.experiments.running import Outcome, run_grid, submit_grid
+from brainsegfounder.workflows.experiments.running import (
+    Outcome,
+    check_no_job,
+    run_grid,
+    submit_grid,
+)
 from brainsegfounder.workflows.order import Resources
 
 log = logging.getLogger(__name__)
@@ -81,6 +87,7 @@ def run_experiment(
         UsageError: The number of jobs is impossible.
         OutputExistsError: `folder` holds something else, or runs made otherwise.
         DataError: Scores of a run cannot be read.
+        RunError: Another process, or jobs of Slurm, are at work on the grid.
         Interrupted: A signal came; runs in work have saved a checkpoint.
     """
     num_gpus = _num_gpus()
@@ -92,9 +99,16 @@ def run_experiment(
     tell(plan, log.info, grid.cells if how.dry_run else ())
     if how.dry_run:
         return Experiment(plan)
-    if how.slurm is not None and grid.unfinished:
-        return Experiment(plan, submitted=submit_grid(grid, how.slurm))
-    outcome = run_grid(grid, jobs, num_gpus)
+    with held(folder, alone=True, wait=False) as is_held:
+        if not is_held:
+            raise RunError(
+                f"{folder}: another process makes the runs of this grid; expected to be alone. "
+                "Wait until it has ended."
+            )
+        check_no_job(grid)
+        if how.slurm is not None and grid.unfinished:
+            return Experiment(plan, submitted=submit_grid(grid, how.slurm))
+        outcome = run_grid(grid, jobs, num_gpus)
     if not outcome.finished:
         return Experiment(plan, outcome)
     found = gather_scores(grid)

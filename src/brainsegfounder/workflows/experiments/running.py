@@ -7,6 +7,7 @@ stopped. A run that fails leaves the others alone; those that need it wait for t
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from typing import IO
 
 from brainsegfounder.distributed import environment_of_a_run
 from brainsegfounder.errors import RunError
+from brainsegfounder.files import write_text
 from brainsegfounder.runs import progress
 from brainsegfounder.training.signals import Signals
 from brainsegfounder.workflows.experiments.cells import Cell, Grid
@@ -29,6 +31,8 @@ from brainsegfounder.workflows.slurm import submit
 log = logging.getLogger(__name__)
 
 LOG_NAME = "output.log"
+# Numbers of the jobs that Slurm was last given, by cell.
+JOBS_NAME = "jobs.json"
 LOOK_EVERY_S = 0.2
 TELL_EVERY_S = 5.0
 TAIL_BYTES = 8192
@@ -192,7 +196,33 @@ def submit_grid(grid: Grid, resources: Resources) -> dict[str, str]:
         except RunError as error:
             told = f" (submitted before it: {', '.join(jobs.values())})" if jobs else ""
             raise RunError(f"{cell.name}: {error}{told}") from error
+        write_text(grid.folder / JOBS_NAME, json.dumps(jobs, indent=1) + "\n")
     return jobs
+
+
+def check_no_job(grid: Grid) -> None:
+    """Refuse to make runs that jobs of an earlier call still wait for or make.
+
+    Raises:
+        RunError: Slurm has such jobs.
+    """
+    path = grid.folder / JOBS_NAME
+    if not path.is_file() or not grid.unfinished:
+        return
+    numbers = [str(number) for number in json.loads(path.read_text(encoding="utf-8")).values()]
+    words = ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(numbers)}"]
+    try:
+        # Of jobs that it has forgotten it says so and fails: these are done.
+        there = subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
+    except FileNotFoundError:
+        log.warning("squeue is not here, so nobody knows whether jobs of %s are left", path)
+        return
+    if there:
+        raise RunError(
+            f"{grid.folder}: {len(there)} of {len(numbers)} jobs of Slurm are still there "
+            f"({', '.join(there[:3])}); expected none. Wait for them, or cancel them: scancel "
+            f"{' '.join(there)}"
+        )
 
 
 def _done(grid: Grid) -> int:

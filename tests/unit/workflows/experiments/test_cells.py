@@ -225,6 +225,32 @@ def test_jobs_of_slurm_wait_for_each_other(grid, tmp_path, monkeypatch):
     ]
 
 
+def test_jobs_that_are_still_there_are_waited_for(grid, tmp_path, monkeypatch):
+    fake = tmp_path / "bin" / "squeue"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\ncat {tmp_path}/queue\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    made = grid()
+    running.check_no_job(made)
+    (made.folder / "jobs.json").write_text('{"a/stage2": "100", "a/fold-0": "101"}')
+    (tmp_path / "queue").write_text("101\n")
+    with pytest.raises(RunError, match=r"1 of 2 jobs of Slurm are still there \(101\)"):
+        running.check_no_job(made)
+    (tmp_path / "queue").write_text("")
+    running.check_no_job(made)
+    assert made.unfinished == list(made.cells)
+
+
+def test_a_grid_that_another_process_works_on_is_left_to_it(grid):
+    from brainsegfounder.files import held
+    from brainsegfounder.workflows.experiments.experiment import How, run_experiment
+
+    made = grid()
+    with held(made.folder, alone=True), pytest.raises(RunError, match="another process makes"):
+        run_experiment("crossval", made.folder, made.cells, lambda *_: None, How(timed=False))
+
+
 def test_unfinished_is_what_has_no_mark(grid):
     made: Grid = grid()
     (made.run(made.cells[0])).mkdir(parents=True)
