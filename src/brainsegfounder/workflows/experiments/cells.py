@@ -108,10 +108,10 @@ class Grid:
         return [cell for cell in self.cells if not self.is_finished(cell)]
 
     def steps_done(self, cell: Cell) -> int:
-        """Steps of a cell that are recorded, for a progress bar."""
+        """Steps of a cell that are recorded, for a progress bar; the test counts as the last."""
         if self.is_finished(cell):
             return cell.steps
-        return min(cell.steps, _last_step(self.run(cell) / "metrics.jsonl"))
+        return min(cell.steps - 1, _last_step(self.run(cell) / "metrics.jsonl"))
 
 
 def open_grid(folder: Path, cells: Sequence[Cell], kind: str = "") -> Grid:
