@@ -246,7 +246,10 @@ def _line_reporter(total: int, what: str, start: int) -> Callable[..., None]:
             return
         last_s = now_s
         rate = (done - start) / max(now_s - began_s, 1e-6)
-        left_min = (total - done) / max(rate, 1e-9) / 60
+        if rate <= 0:
+            log.info("%s %d/%d %s", what, done, total, note)
+            return
+        left_min = (total - done) / rate / 60
         log.info("%s %d/%d, %.2f/s, %.0f min to go %s", what, done, total, rate, left_min, note)
 
     return report
