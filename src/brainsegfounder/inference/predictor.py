@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from brainsegfounder.inference.model_config import ModelConfig
-from brainsegfounder.inference.postprocess import paint_classes, paint_regions
-from brainsegfounder.inference.sliding_window import slide
+from brainsegfounder.inference.postprocess import Channels, paint_classes, paint_regions
+from brainsegfounder.inference.sliding_window import plan_windows, slide
+from brainsegfounder.inference.voices import Voices
 from brainsegfounder.volumes.preparation import undo
 from brainsegfounder.volumes.volume import Grid, Volume
+
+AXES = (-3, -2, -1)
+# All ways to mirror a window; the first one leaves it as it is.
+FLIPS = tuple(axes for n in range(4) for axes in itertools.combinations(AXES, n))
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a model thinks of a prepared image, on the prepared grid.
+
+    Attributes:
+        probabilities: float32 of shape (R, I, J, K).
+        disagreement: Standard deviation of the probability over the members of an ensemble and the
+            mirrored views, the largest of all channels, shape (1, I, J, K); None where there is
+            one member and one view.
+    """
+
+    probabilities: Volume
+    disagreement: Volume | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +62,47 @@ class Predictor:
         Returns:
             float32 of shape (R, I, J, K).
         """
+        return self.opinion(image).probabilities
+
+    def opinion(
+        self,
+        image: Volume,
+        *,
+        inside: NDArray[np.bool_] | None = None,
+        disagreement: bool = False,
+        into: Callable[[tuple[int, ...]], Tensor] = torch.empty,
+    ) -> Opinion:
+        """Probabilities of a prepared image, and how far they are from being unanimous.
+
+        Args:
+            image: As for `probabilities`.
+            inside: Where there is anything to find, shape (I, J, K): windows stand around it, and
+                what lies in none of them is background. None is everywhere.
+            disagreement: Whether to ask for it.
+            into: Makes the array of the result.
+        """
+        settings = self.config.predict
+        window, size = self.config.patch_size_vox, image.shape_vox
+        voices = self._voices(disagreement)
         self.network.eval()
         with torch.inference_mode():
             voxels = torch.from_numpy(np.ascontiguousarray(image.voxels, dtype=np.float32))
-            logits = slide(
-                self._logits,
+            blended = slide(
+                voices,
                 voxels.to(self.device),
-                window=self.config.patch_size_vox,
-                overlap=self.config.predict.overlap,
-                blending=self.config.predict.blending,
-                batch_size=self.config.predict.batch_size,
-            )
-            is_regions = self.config.target == "regions"
-            values = logits.sigmoid() if is_regions else logits.softmax(dim=0)
-        return Volume(values.cpu().numpy(), image.affine, image.source)
+                window=window,
+                blending=settings.blending,
+                batch_size=settings.batch_size,
+                starts=plan_windows(size, window, settings.overlap, inside),
+                finish=voices.finish,
+                into=into,
+            ).numpy()
+        number = len(blended) - voices.tells_spread
+        spread = Volume(blended[number:], image.affine, image.source)
+        return Opinion(
+            Volume(blended[:number], image.affine, image.source),
+            spread if voices.tells_spread else None,
+        )
 
     def segment(self, image: Volume, source_grid: Grid | None = None) -> Volume:
         """Labels of a prepared image.
@@ -65,22 +116,53 @@ class Predictor:
         Returns:
             The data set's label values as int16, shape (1, I, J, K).
         """
-        probabilities = self.probabilities(image)
-        if source_grid is not None:
-            probabilities = undo(probabilities, source_grid)
-        return self.paint(probabilities)
+        return self.paint(self.probabilities(image), source_grid)
 
-    def paint(self, probabilities: Volume) -> Volume:
-        """Labels from probabilities, on their grid; int16 of shape (1, I, J, K)."""
-        if self.config.target == "regions":
-            labels = paint_regions(probabilities.voxels, self.config.regions)
+    def paint(self, probabilities: Volume, source_grid: Grid | None = None) -> Volume:
+        """Labels from probabilities, int16 of shape (1, I, J, K).
+
+        Args:
+            probabilities: Shape (R, I, J, K).
+            source_grid: As for `segment`; channels are carried there one at a time.
+        """
+        if source_grid is None:
+            labels, affine = self._labels(probabilities.voxels), probabilities.affine
         else:
-            values = list(self.config.labels.values())
-            labels = paint_classes(probabilities.voxels, values)
-        return Volume(labels[None], probabilities.affine, probabilities.source)
+            labels = self._labels(Returned(probabilities, source_grid))
+            affine = source_grid.affine.copy()
+        return Volume(labels[None], affine, probabilities.source)
 
-    def _logits(self, windows: Tensor) -> Tensor:
-        wanted = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted):
-            logits: Tensor = self.network(windows)
-        return logits
+    def _labels(self, channels: Channels) -> NDArray[np.int16]:
+        if self.config.target == "regions":
+            return paint_regions(channels, self.config.regions)
+        return paint_classes(channels, list(self.config.labels.values()))
+
+    def _voices(self, tells_spread: bool) -> Voices:
+        flips = FLIPS if self.config.predict.flips else FLIPS[:1]
+        return Voices(self.network, flips, self.config.target, self.device, tells_spread)
+
+
+class Returned(Sequence[NDArray[np.float32]]):
+    """Channels of probabilities on a file's own grid, each carried there when it is asked for."""
+
+    def __init__(self, probabilities: Volume, source_grid: Grid) -> None:
+        self._probabilities, self._grid = probabilities, source_grid
+
+    def __len__(self) -> int:
+        return len(self._probabilities.voxels)
+
+    @overload
+    def __getitem__(self, number: int) -> NDArray[np.float32]: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[NDArray[np.float32]]: ...
+
+    def __getitem__(
+        self, number: int | slice
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        whole = self._probabilities
+        one = Volume(whole.voxels[number : number + 1], whole.affine, whole.source)
+        carried: NDArray[np.float32] = undo(one, self._grid).voxels[0]
+        return carried

@@ -356,6 +356,8 @@ class PredictSettings(Section):
     """Weight of a voxel by its place in the window."""
     batch_size: Count = 1
     """Windows computed at once."""
+    flips: bool = False
+    """Whether to average over all eight mirrored views of each window."""
 
 
 class Recipe(Section):

@@ -81,6 +81,19 @@ def resample_to(volume: Volume, grid: Grid) -> Volume:
     return Volume(np.stack(channels), grid.affine.copy(), volume.source)
 
 
+def resample_within(volume: Volume, grid: Grid) -> Volume:
+    """The same as `resample_to`, computed only where the volume reaches; 0 elsewhere.
+
+    Much faster where the volume is a small part of the grid, such as a brain of a whole scan.
+    """
+    start, size = _reached(volume.grid, grid)
+    part = resample_to(volume, Grid(size, shifted(grid.affine, start)))
+    voxels = np.zeros((len(volume.voxels), *grid.shape_vox), dtype=np.float32)
+    box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+    voxels[(slice(None), *box)] = part.voxels
+    return Volume(voxels, grid.affine.copy(), volume.source)
+
+
 def resized_grid(grid: Grid, shape_vox: Triple) -> Grid:
     """The grid that covers exactly the same field of view with another number of voxels."""
     ratio = np.asarray(grid.shape_vox) / np.asarray(shape_vox)
@@ -155,14 +168,21 @@ def _around(volume: Volume, value: int, grid: Grid) -> tuple[Volume, Triple, Tri
     margin = 1 + np.ceil(1.5 * np.maximum(0.0, np.linalg.norm(matrix, axis=1) - 1.0)).astype(int)
     mask = volume.voxels[0] == value
     start, size = foreground_box(mask, (int(margin[0]), int(margin[1]), int(margin[2])))
-    faces = [(a - 1, a + n) for a, n in zip(start, size, strict=True)]
+    part = crop(replace(volume, voxels=mask[None]), start, size)
+    return part, *_reached(part.grid, grid)
+
+
+def _reached(source: Grid, grid: Grid) -> tuple[Triple, Triple]:
+    """Start and size of the part of a grid that a smaller one can reach, a voxel around it too."""
+    matrix, offset = _index_map(source, grid)
+    faces = [(-1, n) for n in source.shape_vox]
     corners = np.array(list(itertools.product(*faces)), dtype=float)
     reached = (corners - offset) @ np.linalg.inv(matrix).T
     first = np.clip(np.floor(reached.min(axis=0)), 0, np.array(grid.shape_vox) - 1).astype(int)
     last = np.clip(np.ceil(reached.max(axis=0)) + 1, first + 1, grid.shape_vox).astype(int)
     i, j, k = (int(n) for n in first)
     di, dj, dk = (int(n) for n in last - first)
-    return crop(replace(volume, voxels=mask[None]), start, size), (i, j, k), (di, dj, dk)
+    return (i, j, k), (di, dj, dk)
 
 
 def foreground_box(mask: NDArray[np.bool_], margin_vox: Triple) -> tuple[Triple, Triple]:

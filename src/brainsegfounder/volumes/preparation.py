@@ -29,6 +29,7 @@ from brainsegfounder.volumes.geometry import (
     foreground_box,
     resample_labels_to,
     resample_to,
+    resample_within,
     resize_by_area,
     resized_grid,
     same_grid,
@@ -166,7 +167,7 @@ def undo(volume: Volume, source_grid: Grid | InputGrid) -> Volume:
         affine bit for bit.
     """
     place, affine = _place(source_grid)
-    return replace(resample_to(volume, place), affine=affine)
+    return replace(resample_within(volume, place), affine=affine)
 
 
 def undo_labels(volume: Volume, source_grid: Grid | InputGrid) -> Volume:
