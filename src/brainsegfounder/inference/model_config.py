@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from brainsegfounder.errors import WeightsError
 from brainsegfounder.files import write_text
+from brainsegfounder.inference.familiarity import Familiar
 from brainsegfounder.runs import PROVENANCE_NAME
 from brainsegfounder.settings import (
     OURS,
@@ -29,6 +30,17 @@ T = TypeVar("T")
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+
+
+class DiceLine(Section):
+    """How a region's true Dice follows from what its probabilities say; see `expected_dice`."""
+
+    slope: float
+    """Of the line."""
+    intercept: float
+    """Of the line."""
+    misses: tuple[float, ...]
+    """How far each case is from a line through the others, in order of size."""
 
 
 class ModelConfig(Section):
@@ -68,6 +80,10 @@ class ModelConfig(Section):
     """How many channels of the network each contrast fills; it is given once."""
     members: Annotated[int, Field(ge=1)] = 1
     """Networks of this kind whose probabilities are averaged, such as those of all folds."""
+    expected_dice: dict[str, DiceLine] = {}
+    """For each region that was checked on cases beside the training: what Dice to expect."""
+    familiar: Familiar | None = None
+    """How the scans look that it was trained on."""
     provenance: dict[str, Any] = {}
     """Where it comes from."""
 

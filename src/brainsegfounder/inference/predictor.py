@@ -68,16 +68,16 @@ class Predictor:
         self,
         image: Volume,
         *,
-        inside: NDArray[np.bool_] | None = None,
         disagreement: bool = False,
         into: Callable[[tuple[int, ...]], Tensor] = torch.empty,
     ) -> Opinion:
         """Probabilities of a prepared image, and how far they are from being unanimous.
 
+        Windows stand around what is not 0 in the image, the brain; what lies in none of them is
+        background.
+
         Args:
             image: As for `probabilities`.
-            inside: Where there is anything to find, shape (I, J, K): windows stand around it, and
-                what lies in none of them is background. None is everywhere.
             disagreement: Whether to ask for it.
             into: Makes the array of the result.
         """
@@ -87,6 +87,7 @@ class Predictor:
         self.network.eval()
         with torch.inference_mode():
             voxels = torch.from_numpy(np.ascontiguousarray(image.voxels, dtype=np.float32))
+            inside: NDArray[np.bool_] = np.asarray(image.voxels.any(axis=0))
             blended = slide(
                 voices,
                 voxels.to(self.device),
@@ -157,9 +158,7 @@ class Returned(Sequence[NDArray[np.float32]]):
     @overload
     def __getitem__(self, number: slice) -> list[NDArray[np.float32]]: ...
 
-    def __getitem__(
-        self, number: int | slice
-    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+    def __getitem__(self, number: int | slice) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         if isinstance(number, slice):
             return [self[n] for n in range(*number.indices(len(self)))]
         whole = self._probabilities

@@ -50,8 +50,9 @@ def plan_windows(
             middle and starts below 0.
         overlap: Smallest share of a window that a neighbour covers again.
         inside: Where there is anything to find, shape `size`: the windows stand evenly in the box
-            around it, and one that holds none of it is left out. None is everywhere.
+            around it, and one that holds none of it is left out. Everywhere without.
     """
+    inside = inside if inside is not None and inside.any() else None
     extents = zip(_extents(size, inside), size, window, strict=True)
     lines = [_line(*extent, full, side, overlap) for extent, full, side in extents]
     starts = list(itertools.product(*lines))
@@ -177,7 +178,7 @@ def _line(low: int, length: int, full: int, side: int, overlap: float) -> list[i
 
 def _extents(size: Triple, inside: NDArray[np.bool_] | None) -> list[tuple[int, int]]:
     """First voxel and length of what windows must cover, along each axis."""
-    if inside is None or not inside.any():
+    if inside is None:
         return [(0, n) for n in size]
     extents = []
     for axis in range(3):

@@ -162,7 +162,7 @@ def _area_shares(num_before: int, num_after: int) -> NDArray[np.float32]:
 
 def _around(volume: Volume, value: int, grid: Grid) -> tuple[Volume, Triple, Triple]:
     """A label as 0 and 1 in the box where it is, and the box of the grid where it can come to."""
-    matrix, offset = _index_map(volume.grid, grid)
+    matrix, _ = _index_map(volume.grid, grid)
     # Smoothing reaches three sigma, half of what the spacing ratio exceeds 1 each; one more for
     # interpolation.
     margin = 1 + np.ceil(1.5 * np.maximum(0.0, np.linalg.norm(matrix, axis=1) - 1.0)).astype(int)

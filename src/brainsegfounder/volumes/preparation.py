@@ -38,6 +38,7 @@ from brainsegfounder.volumes.geometry import (
 )
 from brainsegfounder.volumes.intensity import clip_spikes, zscore_inside
 from brainsegfounder.volumes.label_values import Legal
+from brainsegfounder.volumes.mirrored import mirrored
 from brainsegfounder.volumes.nifti import read_labels
 from brainsegfounder.volumes.quality import check_size, inspect, inspect_labels
 from brainsegfounder.volumes.session import (
@@ -204,6 +205,7 @@ def _prepare(
     tissue = Volume(brain.mask[None], image.affine, image.source)
     box = _kept_box(tissue, settings)
     image, tissue = crop(replace(image, voxels=clipped), *box), crop(tissue, *box)
+    noticed += mirrored(image, tissue.voxels[0], session.contrasts)
     grid, placing, doubts = _target_grid(image, tissue, settings, brain.method != "foreground")
     inside = _carried(tissue, grid, settings).voxels[0] > 0.5
     standardised, left = _standardised(image, inside, grid, settings)

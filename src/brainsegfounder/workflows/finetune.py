@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from brainsegfounder.data.loader import Batch, PatchSampling
-from brainsegfounder.distributed import joined, rank
+from brainsegfounder.data.store import StoredCase
+from brainsegfounder.distributed import joined, rank, wait
 from brainsegfounder.errors import DataError
 from brainsegfounder.evaluation.metrics import RegionScore, dice, summarise
 from brainsegfounder.files import sha256
+from brainsegfounder.inference.familiarity import learn_usual
 from brainsegfounder.inference.model_config import WEIGHTS_NAME
 from brainsegfounder.inference.predictor import Predictor
 from brainsegfounder.models.baselines import output_layer
@@ -30,13 +32,17 @@ from brainsegfounder.training.losses import (
     segmentation_loss,
 )
 from brainsegfounder.training.optim import freeze
+from brainsegfounder.volumes.appearance import appearance
 from brainsegfounder.workflows.fit_memory import fitted
-from brainsegfounder.workflows.model_folder import add_metrics, load_model
+from brainsegfounder.workflows.model_folder import add_metrics, load_model, set_familiar
 from brainsegfounder.workflows.reports import write_finetune_report
 from brainsegfounder.workflows.stage import Stage, finish, open_stage, require, run_stage
 from brainsegfounder.workflows.stored_scores import score_cases, share
 
 log = logging.getLogger(__name__)
+
+# Training scans that are looked at for what is usual.
+MOST_LOOKED_AT = 200
 
 
 @joined()
@@ -102,6 +108,9 @@ def run_finetune(
         validation=_validation(stage),
         what="fine-tuning",
     )
+    if rank() == 0:
+        _learn_usual(stage, cases)
+    wait()
     scores = _test(stage)
     if rank() == 0:
         write_finetune_report(stage, state, scores)
@@ -174,6 +183,16 @@ def _validation(stage: Stage) -> Validation | None:
         return {"dice": sum(means.values()) / len(means), **means}
 
     return Validation(measure, key="dice", direction="max", summarise=summarise)
+
+
+def _learn_usual(stage: Stage, cases: Sequence[StoredCase]) -> None:
+    """Keep in the model how the scans look that it was trained on; some of them, if many."""
+    contrasts = stage.recipe.data.contrasts
+    step = max(1, len(cases) // MOST_LOOKED_AT)
+    looks = [
+        appearance(stage.store.prepared_image(case, contrasts), contrasts) for case in cases[::step]
+    ]
+    set_familiar(stage.run.model, learn_usual(looks))
 
 
 def _test(stage: Stage) -> list[RegionScore]:

@@ -21,9 +21,11 @@ from torch import nn
 
 from brainsegfounder.errors import UsageError, WeightsError
 from brainsegfounder.files import replace_folder, sha256, write_text
+from brainsegfounder.inference.familiarity import Familiar
 from brainsegfounder.inference.model_config import (
     CONFIG_NAME,
     WEIGHTS_NAME,
+    DiceLine,
     ModelConfig,
     read_config,
     write_config,
@@ -125,7 +127,12 @@ def save_model(folder: Path, network: nn.Module, config: ModelConfig) -> None:
     replace_folder(unfinished, folder)
 
 
-def save_ensemble(folder: Path, members: Sequence[Path], facts: Mapping[str, Any]) -> None:
+def save_ensemble(
+    folder: Path,
+    members: Sequence[Path],
+    facts: Mapping[str, Any],
+    expected_dice: Mapping[str, DiceLine] | None = None,
+) -> None:
     """Write one model folder that averages the probabilities of several models.
 
     Args:
@@ -133,6 +140,7 @@ def save_ensemble(folder: Path, members: Sequence[Path], facts: Mapping[str, Any
         members: Runs or model folders, of one kind: the same network, contrasts, regions,
             preparation and window.
         facts: What else its provenance says.
+        expected_dice: How true Dice follows from what the members' probabilities say.
 
     Raises:
         WeightsError: A member is damaged, or not as the first one.
@@ -140,7 +148,7 @@ def save_ensemble(folder: Path, members: Sequence[Path], facts: Mapping[str, Any
     models = [load_model(path, "cpu") for path in members]
     first = models[0].config
     for path, model in zip(members, models, strict=True):
-        if model.config.model_copy(update={"provenance": first.provenance}) != first:
+        if model.config.model_copy(update=_of_its_own(first)) != first:
             raise WeightsError(
                 f"{path}: another kind of model than {members[0]}; expected the same network, "
                 "contrasts, regions, preparation and window. Leave it out of the ensemble."
@@ -157,8 +165,20 @@ def save_ensemble(folder: Path, members: Sequence[Path], facts: Mapping[str, Any
         "seen_scans": sorted(seen),
         **facts,
     }
-    config = first.model_copy(update={"members": len(models), "provenance": provenance})
-    save_model(folder, network, config)
+    changes = {"members": len(models), "provenance": provenance}
+    changes |= {"expected_dice": dict(expected_dice or {}), "familiar": _widest(models)}
+    save_model(folder, network, first.model_copy(update=changes))
+
+
+def _of_its_own(config: ModelConfig) -> dict[str, Any]:
+    """What each member of an ensemble has of its own."""
+    return {name: getattr(config, name) for name in ("provenance", "familiar", "expected_dice")}
+
+
+def _widest(models: Sequence[Model]) -> Familiar | None:
+    """What is usual for the member that saw most scans; every two folds share most of theirs."""
+    known = [model.config.familiar for model in models if model.config.familiar is not None]
+    return max(known, key=lambda familiar: familiar.num_scans, default=None)
 
 
 def add_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
@@ -168,6 +188,12 @@ def add_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
         folder,
         config.model_copy(update={"provenance": {**config.provenance, "metrics": dict(metrics)}}),
     )
+    seal(folder)
+
+
+def set_familiar(folder: Path, familiar: Familiar | None) -> None:
+    """Keep in a model how the scans look that it was trained on."""
+    write_facts(folder, read_config(folder).model_copy(update={"familiar": familiar}))
     seal(folder)
 
 

@@ -72,7 +72,7 @@ def segment_case(
         absent = [name for name in model.contrasts if name not in present]
         findings = (*findings, _absence(case, absent, present))
     image = _in_channels(prepared.image, present, model)
-    opinion = model.opinion(image, inside=prepared.brain, disagreement=disagreement)
+    opinion = model.opinion(image, disagreement=disagreement)
     labels = model.paint(opinion.probabilities, prepared.source_grid)
     return Segmented(case, present, prepared, opinion, labels, findings)
 

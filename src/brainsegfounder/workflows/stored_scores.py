@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from brainsegfounder.data.store import Store, StoredCase, check_store, open_stor
 from brainsegfounder.distributed import gather_records, joined, num_processes, rank
 from brainsegfounder.errors import OutputExistsError, UsageError
 from brainsegfounder.evaluation.metrics import RULES, RegionScore, score_case, write_metrics
-from brainsegfounder.files import sha256
+from brainsegfounder.files import sha256, write_text
+from brainsegfounder.inference.expected_dice import estimate_dice
 from brainsegfounder.inference.model_config import WEIGHTS_NAME
 from brainsegfounder.recipes import load_recipe
 from brainsegfounder.runs import Run
@@ -21,6 +23,8 @@ from brainsegfounder.volumes.nifti import write_nifti
 from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows.audit_runs import read_provenance
 from brainsegfounder.workflows.model_folder import Model, load_model
+
+ESTIMATES_NAME = "estimates.json"
 
 
 def score_cases(
@@ -33,13 +37,14 @@ def score_cases(
 ) -> list[RegionScore]:
     """Segment stored cases and score each on the grid of its own file.
 
-    Each case is scored, and its label file written, by one process.
+    Each case is scored, and its label file written, by one process. What the model itself thinks
+    of its Dice is kept beside the scores, for `expected_dice`.
 
     Args:
         model: What segments.
         store: Prepared as the model wants it.
         cases: With labels.
-        out: Where `<case>_seg.nii.gz`, `metrics.csv` and `metrics.json` go.
+        out: Where `<case>_seg.nii.gz`, `metrics.csv`, `metrics.json` and `estimates.json` go.
         facts: What `metrics.json` says beside the scores.
         kept: Contrasts that the model sees; the others are 0 everywhere. None: all.
 
@@ -47,19 +52,33 @@ def score_cases(
         The scores of all cases, in their order.
     """
     regions = {name: region.labels for name, region in model.config.regions.items()}
-    scores = []
+    scores, estimates = [], []
     for case in share(cases):
         image = store.prepared_image(case, model.contrasts)
         image = image if kept is None else without_others(image, model.contrasts, kept)
-        labels = model.segment(image, case.source_grid)
+        probabilities = model.probabilities(image)
+        labels = model.paint(probabilities, case.source_grid)
+        told = estimate_dice(probabilities.voxels, model.config)
+        estimates.append({"case": case.case, **told})
         write_nifti(out / f"{case.case}_seg.nii.gz", labels)
         scores += score_case(case.case, labels, store.reference(case), regions)
     scores = [RegionScore(**row) for row in gather_records([asdict(row) for row in scores])]
+    told_by_all = {row.pop("case"): row for row in gather_records(estimates)}
     places = {case.case: place for place, case in enumerate(cases)}
     scores.sort(key=lambda score: places[score.case])
     if rank() == 0:
         write_metrics(out, scores, RULES, facts)
+        write_text(out / ESTIMATES_NAME, json.dumps(told_by_all, indent=1) + "\n")
     return scores
+
+
+def read_estimates(folder: Path) -> dict[str, dict[str, float | None]]:
+    """What a model thought of each region's Dice, by case; empty where it was not asked."""
+    path = folder / ESTIMATES_NAME
+    if not path.is_file():
+        return {}
+    found: dict[str, dict[str, float | None]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 @joined()

@@ -4,6 +4,7 @@ import torch
 
 from brainsegfounder.inference.sliding_window import (
     LOWEST_WEIGHT,
+    plan_windows,
     slide,
     window_starts,
     window_weight,
@@ -110,3 +111,40 @@ def test_what_is_smaller_than_the_window_is_padded_with_0_on_both_sides():
 def test_half_precision_outputs_are_blended_in_float32():
     result = run(lambda windows: windows.to(torch.bfloat16), torch.ones(1, 9, 9, 9))
     assert result.dtype == torch.float32
+
+
+def test_windows_stand_around_what_is_inside():
+    inside = np.zeros((40, 40, 40), bool)
+    inside[20:30, 4:9, 38:] = True
+    starts = plan_windows((40, 40, 40), (8, 8, 8), 0.5, inside)
+    covered = np.zeros_like(inside)
+    for i, j, k in starts:
+        assert min(i, j, k) >= 0
+        assert max(i, j, k) <= 32
+        assert inside[i : i + 8, j : j + 8, k : k + 8].any()
+        covered[i : i + 8, j : j + 8, k : k + 8] = True
+    assert (covered | ~inside).all()
+    assert len(starts) == 2
+
+
+def test_nothing_inside_means_everywhere():
+    nothing = np.zeros((20, 20, 20), bool)
+    assert plan_windows((20, 20, 20), (8, 8, 8), 0.5, nothing) == plan_windows(
+        (20, 20, 20), (8, 8, 8), 0.5
+    )
+
+
+def test_where_no_window_comes_there_is_nothing():
+    image = torch.ones(1, 20, 8, 8)
+    told = slide(
+        lambda cut: cut + 4,
+        image,
+        window=(8, 8, 8),
+        blending="gaussian",
+        batch_size=1,
+        starts=[(0, 0, 0), (12, 0, 0)],
+        finish=torch.Tensor.sigmoid_,
+    )
+    assert float(told[:, 8:12].abs().max()) == 0
+    torch.testing.assert_close(told[:, :8], torch.full((1, 8, 8, 8), 5.0).sigmoid())
+    torch.testing.assert_close(told[:, 12:], torch.full((1, 8, 8, 8), 5.0).sigmoid())

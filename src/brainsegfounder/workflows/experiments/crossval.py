@@ -9,6 +9,8 @@ from brainsegfounder.data.splits import fold_numbers
 from brainsegfounder.data.store import open_store
 from brainsegfounder.errors import UsageError
 from brainsegfounder.evaluation.score_rows import REGION_MEAN
+from brainsegfounder.inference.expected_dice import fit_lines
+from brainsegfounder.inference.model_config import DiceLine
 from brainsegfounder.settings import Recipe
 from brainsegfounder.workflows.experiments.arms import Arm, Stage1
 from brainsegfounder.workflows.experiments.cells import Cell, Grid
@@ -27,6 +29,7 @@ from brainsegfounder.workflows.experiments.results import (
 )
 from brainsegfounder.workflows.model_folder import save_ensemble
 from brainsegfounder.workflows.stage import included
+from brainsegfounder.workflows.stored_scores import read_estimates
 
 
 def crossval_cells(
@@ -124,6 +127,7 @@ def show_crossval(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
 
 def _save_ensemble(found: Sequence[Scored], folder: Path) -> None:
     """The models of an arm's folds as one, with what each scored on the cases it never saw."""
+    lines = _expected_dice(found)
     save_ensemble(
         folder,
         [one.run for one in found],
@@ -132,4 +136,18 @@ def _save_ensemble(found: Sequence[Scored], folder: Path) -> None:
             "metrics_are": "Of the single models, each on the test cases of its fold; the ensemble "
             "itself has seen all of these cases.",
         },
+        expected_dice=lines,
     )
+
+
+def _expected_dice(found: Sequence[Scored]) -> dict[str, DiceLine]:
+    """What Dice to expect of each region, from each fold's own estimates on its test cases."""
+    estimates: dict[str, dict[str, float | None]] = {}
+    truths: dict[str, dict[str, float]] = {}
+    for one in found:
+        for case, told in read_estimates(one.path.parent).items():
+            for region, value in told.items():
+                estimates.setdefault(region, {})[case] = value
+        for row in one.rows:
+            truths.setdefault(row.region, {})[row.case] = row.values["dice"]
+    return fit_lines(estimates, truths)
