@@ -48,6 +48,7 @@ def _with_imports(found: Found, imports: Sequence[ImportedDicom]) -> Found:
         found,
         findings=[*findings, *found.findings],
         problems={**found.problems, **_named(problems)},
+        sources={path: source for one in imports for path, source in one.sources.items()},
     )
 
 

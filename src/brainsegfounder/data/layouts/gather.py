@@ -17,6 +17,7 @@ from brainsegfounder.data.cases import Case
 from brainsegfounder.data.layouts.tree import Tree
 from brainsegfounder.errors import Problem
 from brainsegfounder.volumes.contrasts import CONTRASTS, find_contrast
+from brainsegfounder.volumes.dicom.source import SourceSeries
 from brainsegfounder.volumes.findings import Finding
 
 # Room is left for what is put before and behind a case's name in the names of results.
@@ -81,12 +82,14 @@ class Found:
         findings: What was noticed and stopped nothing.
         problems: Why a case was refused, by its name.
         layouts: How each input was read, by its name.
+        sources: The DICOM series of each scan that was converted from one.
     """
 
     cases: list[Case] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     problems: dict[str, Problem] = field(default_factory=dict)
     layouts: dict[str, str] = field(default_factory=dict)
+    sources: dict[Path, SourceSeries] = field(default_factory=dict, repr=False)
 
 
 def gather(items: Iterable[Item], tree: Tree, by_folder: bool = False) -> Found:

@@ -42,7 +42,8 @@ MAX_DEPTH = 32
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 UNDEFINED_LENGTH = 0xFFFFFFFF
 WANTED = (
-    "ImageType", "SOPClassUID", "StudyDate", "StudyTime", "Modality", "SeriesDescription",
+    "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "StudyTime", "Modality",
+    "SeriesDescription",
     "ScanningSequence", "MRAcquisitionType", "SequenceName", "RepetitionTime",
     "EchoTime", "InversionTime", "FlipAngle", "ContrastBolusAgent", "ProtocolName",
     "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber",

@@ -37,6 +37,7 @@ from brainsegfounder.volumes.dicom.series import (
     stacks_of,
 )
 from brainsegfounder.volumes.dicom.slice import Slice
+from brainsegfounder.volumes.dicom.source import SourceSeries, source_of
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.nifti import write_nifti
 
@@ -83,12 +84,15 @@ class ImportedDicom:
         series: All MR series, whatever became of them.
         findings: What was noticed.
         problems: What was refused, and why.
+        sources: Of each file the series it was made from, for `segmentation`; holds what must
+            not be shown.
     """
 
     cases: dict[str, dict[str, Path]]
     series: tuple[Series, ...]
     findings: tuple[Finding, ...]
     problems: tuple[Problem, ...]
+    sources: dict[Path, SourceSeries] = field(default_factory=dict, repr=False)
 
 
 class _Import:
@@ -97,6 +101,7 @@ class _Import:
     def __init__(self, sources: Sequence[Path], out: Path, reading: ReadingSettings) -> None:
         self.sources, self.out, self.reading = sources, out, reading
         self.cases: dict[str, dict[str, Path]] = {}
+        self.origins: dict[Path, SourceSeries] = {}
         self.series: dict[str, Series] = {}
         self.findings: list[Finding] = []
         self.problems: list[Problem] = []
@@ -140,7 +145,8 @@ def import_dicom(
     if not run.cases:
         raise _nothing(run)
     series = tuple(run.series.values())
-    return ImportedDicom(run.cases, series, tuple(run.findings), tuple(run.problems))
+    findings, problems = tuple(run.findings), tuple(run.problems)
+    return ImportedDicom(run.cases, series, findings, problems, run.origins)
 
 
 def _files(run: _Import, room: Path) -> list[Path]:
@@ -296,6 +302,11 @@ def _converted(run: _Import, candidate: Candidate, path: Path) -> bool:
     run.findings += volume.findings
     write_nifti(path, volume)
     run.cases.setdefault(candidate.case, {})[candidate.contrast] = path
+    try:
+        run.origins[path] = source_of(candidate.stack, candidate.name)
+    except VolumeError:
+        message = "its header cannot be read once more; no result can be written as DICOM"
+        run.note("dicom_no_source", message, candidate.name, warning=True)
     run.series[candidate.name] = replace(run.series[candidate.name], outcome="converted")
     log.info("%s: converted as %s", candidate.name, candidate.contrast)
     return True

@@ -66,6 +66,7 @@ class Header:
         lossy: Whether it was compressed with loss.
         expected_images: ImagesInAcquisition.
         tags: What tells its contrast.
+        instance_uid: Of the SOPInstanceUID. Never shown.
     """
 
     path: Path
@@ -89,6 +90,7 @@ class Header:
     lossy: bool
     expected_images: int | None
     tags: SeriesTags = field(repr=False)
+    instance_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def header_of(dataset: Any, path: Path, order: int, syntax: Syntax) -> Header:
         lossy=text(dataset, "LossyImageCompression") == "01",
         expected_images=_whole(dataset, "ImagesInAcquisition"),
         tags=_tags(dataset),
+        instance_uid=text(dataset, "SOPInstanceUID"),
     )
 
 

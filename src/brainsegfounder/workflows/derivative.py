@@ -1,0 +1,412 @@
+"""The results of cases as a BIDS derivative: one folder a subject, whole or not there at all.
+
+OUT/
+dataset_description.json  README.md  .bidsignore  participants.tsv  participants.json
+volumes.csv  volumes.json  lesions.csv  lesions.json        all cases; see `derivative_tables`
+sub-X/[ses-Y/]anat/
+  sub-X_desc-MODEL_dseg.nii.gz             labels on the grid of the first contrast
+  sub-X_desc-MODEL_dseg.tsv                their names and colours
+  sub-X_space-T2w_desc-MODEL_dseg.nii.gz   the same on the grid of another contrast
+  sub-X_label-REGION_desc-MODEL_probseg.nii.gz
+  sub-X_seg-MODEL_desc-entropy_map.nii.gz  what BIDS has no name for; in .bidsignore, as are
+  sub-X_desc-MODEL_volumes.tsv  _lesions.tsv  and the DICOM segmentation _seg.dcm
+  sub-X_desc-MODEL_dseg.json               written last: says that the case is whole
+
+A case is known again by the key in that last file: a hash of everything its results depend on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from brainsegfounder.data.cases import Case
+from brainsegfounder.evaluation.lesion_table import (
+    COLUMNS,
+    Cell,
+    Lesion,
+    RegionSize,
+    lesion_table,
+    region_sizes,
+)
+from brainsegfounder.files import make_folder, sha256, write_text
+from brainsegfounder.runs import RESEARCH_ONLY
+from brainsegfounder.settings import Region
+from brainsegfounder.volumes.findings import Finding
+from brainsegfounder.volumes.label_image import colours_of, write_labels
+from brainsegfounder.volumes.location import Atlas
+from brainsegfounder.volumes.nifti import write_nifti
+from brainsegfounder.volumes.volume import Affine, Volume
+from brainsegfounder.workflows.derivative_names import Place, label_of
+from brainsegfounder.workflows.prepare_findings import without_folders
+
+# Roles of files, as the last file lists them; those of several of a kind end in a name.
+LABELS, LABEL_TABLE, VOLUMES, LESIONS = "labels", "label table", "volumes", "lesions"
+SEGMENTATION = "DICOM segmentation"
+PROBABILITY, MAP, ON_GRID = "probability of ", "map of ", "labels on "
+MAX_RECORD_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Derivative:
+    """An opened tree; `derivative_tables.open_derivative` makes one.
+
+    Attributes:
+        out: Its folder.
+        model: The model's name.
+        places: Where each case goes, by the case's name.
+        links: What the BIDS data sets of the source are called in its URIs.
+    """
+
+    out: Path
+    model: str
+    places: Mapping[str, Place]
+    links: Mapping[Path, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The model's name as the value of an entity."""
+        return label_of(self.model, "brainsegfounder")
+
+
+@dataclass(frozen=True, slots=True)
+class CaseOutput:
+    """What was computed for one case.
+
+    Attributes:
+        case: Its files and name.
+        labels: Label values on the grid of its first contrast, shape (1, I, J, K).
+        label_names: Value of each label by its name.
+        regions: Which labels each region has.
+        contrasts: Those that were used; the first one's grid is that of `labels`.
+        probabilities: Of each region in order, shape (R, I, J, K), or None.
+        maps: Such as entropy and disagreement, each of shape (1, I, J, K).
+        on_grids: The labels on the grids of further contrasts, by contrast.
+        flags: What a reader must know.
+        region_facts: Further columns of the table of volumes, by region, such as expected Dice.
+        provenance: What made it: inputs, weights, versions, settings; ready for JSON.
+        to_mni: From the scan's millimetres to MNI152, shape (4, 4), or None.
+        atlas: To name the places of lesions, or None.
+        write_segmentation: Writes the DICOM segmentation to a path; None where no DICOM came in.
+    """
+
+    case: Case
+    labels: Volume
+    label_names: Mapping[str, int]
+    regions: Mapping[str, Region]
+    contrasts: Sequence[str]
+    probabilities: Volume | None = None
+    maps: Mapping[str, Volume] = field(default_factory=dict)
+    on_grids: Mapping[str, Volume] = field(default_factory=dict)
+    flags: Sequence[Finding] = ()
+    region_facts: Mapping[str, Mapping[str, Cell]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    to_mni: Affine | None = None
+    atlas: Atlas | None = None
+    write_segmentation: Callable[[Path], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CaseFiles:
+    """A case that is whole in the tree.
+
+    Attributes:
+        sidecar: The file that says so.
+        files: All others by their role, such as `labels` or `map of entropy`.
+        record: What the sidecar says: `Key`, `Volumes`, `Flags`, `Provenance` and more.
+    """
+
+    sidecar: Path
+    files: Mapping[str, Path]
+    record: Mapping[str, Any]
+
+    @property
+    def labels(self) -> Path:
+        """The label map."""
+        return self.files[LABELS]
+
+
+def write_case(tree: Derivative, output: CaseOutput, key: str) -> CaseFiles:
+    """Write all files of a case, the sidecar of its labels last.
+
+    Args:
+        tree: Where.
+        output: What.
+        key: A hash of everything the results depend on, for `finished`.
+
+    Raises:
+        LabelError: A label value is beyond uint16.
+        RunError: A file cannot be written.
+    """
+    writer = _Writer(tree, output)
+    _remove_case(writer.path("dseg.json"))
+    make_folder(writer.folder)
+    lesions = lesion_table(output.labels, _values(output), output.to_mni, output.atlas)
+    sizes = region_sizes(output.labels, _values(output), lesions)
+    writer.write_labels()
+    writer.write_images()
+    writer.write_tables(_volume_rows(sizes, output.region_facts), lesions)
+    if output.write_segmentation is not None:
+        path = writer.path("seg.dcm")
+        output.write_segmentation(path)
+        # Nothing is written where there is nothing to segment.
+        if path.is_file():
+            writer.files[SEGMENTATION] = path
+    record = {
+        **writer.sidecar(f"Labels of {tree.model}", output.contrasts[0]),
+        "SourceName": _printable(output.case.case),
+        "Model": tree.model,
+        "Contrasts": list(output.contrasts),
+        "Labels": dict(output.label_names),
+        "Regions": {name: list(values) for name, values in _values(output).items()},
+        "Volumes": _volume_rows(sizes, output.region_facts),
+        "Atlas": output.atlas.title if output.atlas and output.to_mni is not None else None,
+        "Flags": [asdict(_without_folders(flag)) for flag in output.flags],
+        "Provenance": dict(output.provenance),
+        "Files": {role: _listed(path) for role, path in writer.files.items()},
+        "Key": key,
+    }
+    sidecar = writer.path("dseg.json")
+    _write_json(sidecar, record)
+    return CaseFiles(sidecar, writer.files, json.loads(_json(record)))
+
+
+def finished(tree: Derivative, case: Case, key: str) -> CaseFiles | None:
+    """The files of a case, where they are all there and were made from the same as now.
+
+    Args:
+        tree: Where.
+        case: Which case.
+        key: As for `write_case`.
+    """
+    place = tree.places[case.case]
+    stem = f"{place.stem}_desc-{tree.label}_dseg.json"
+    found = read_case(tree.out / place.folder / stem)
+    return found if found is not None and found.record.get("Key") == key else None
+
+
+def read_case(sidecar: Path) -> CaseFiles | None:
+    """A case by the sidecar of its labels; None where it is not whole, or not of this package."""
+    record = _read_record(sidecar)
+    listed = record.get("Files")
+    if not isinstance(listed, dict) or LABELS not in listed or not isinstance(record["Key"], str):
+        return None
+    files = {}
+    for role, entry in listed.items():
+        path = _listed_path(sidecar, entry)
+        if path is None or not path.is_file() or path.stat().st_size != entry.get("bytes"):
+            return None
+        files[str(role)] = path
+    return CaseFiles(sidecar, files, record)
+
+
+def table_text(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str]) -> str:
+    """Rows as TSV in the way of BIDS: `n/a` where there is nothing."""
+    lines = ["\t".join(columns)]
+    lines += ["\t".join(_cell(row.get(column)) for column in columns) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+class _Writer:
+    """Writes the files of one case and keeps account of them."""
+
+    def __init__(self, tree: Derivative, output: CaseOutput) -> None:
+        self.tree, self.output = tree, output
+        self.place = tree.places[output.case.case]
+        self.folder = tree.out / self.place.folder
+        self.files: dict[str, Path] = {}
+
+    def path(self, ending: str, before: str = "") -> Path:
+        """A file of the case, by its suffix and the entities before `desc`."""
+        return self.folder / f"{self.place.stem}{before}_desc-{self.tree.label}_{ending}"
+
+    def add(self, role: str, path: Path) -> Path:
+        self.files[role] = path
+        return path
+
+    def write_labels(self) -> None:
+        """The label map, and what its numbers and colours mean."""
+        output = self.output
+        write_labels(self.add(LABELS, self.path("dseg.nii.gz")), output.labels, output.label_names)
+        rows = _label_rows(output.label_names)
+        write_text(
+            self.add(LABEL_TABLE, self.path("dseg.tsv")),
+            table_text(rows, ("index", "name", "abbreviation", "color")),
+        )
+        for contrast, labels in output.on_grids.items():
+            path = self.path("dseg.nii.gz", f"_space-{label_of(contrast)}")
+            write_labels(self.add(f"{ON_GRID}{contrast}", path), labels, output.label_names)
+            self._describe(path, f"Labels of {self.tree.model} on the grid of {contrast}", contrast)
+
+    def write_images(self) -> None:
+        """Probabilities and maps, a file for each."""
+        first, model = self.output.contrasts[0], self.tree.model
+        for name, volume in _channels(self.output):
+            path = self.path("probseg.nii.gz", f"_label-{label_of(name)}")
+            write_nifti(self.add(f"{PROBABILITY}{name}", path), volume)
+            self._describe(path, f"Probability of {name} by {model}", first)
+        for name, volume in self.output.maps.items():
+            stem = f"{self.place.stem}_seg-{self.tree.label}_desc-{label_of(name)}"
+            path = self.folder / f"{stem}_map.nii.gz"
+            write_nifti(self.add(f"{MAP}{name}", path), volume)
+            self._describe(path, f"Map of {name} by {model}", first)
+
+    def write_tables(self, sizes: Sequence[Mapping[str, Cell]], lesions: Sequence[Lesion]) -> None:
+        """Volumes and lesions, for people and for machines."""
+        for role, rows, columns in (
+            (VOLUMES, sizes, tuple(dict.fromkeys(name for row in sizes for name in row))),
+            (LESIONS, [lesion.row() for lesion in lesions], COLUMNS),
+        ):
+            write_text(self.add(role, self.path(f"{role}.tsv")), table_text(rows, columns))
+            path = self.add(f"{role} for machines", self.path(f"{role}.json"))
+            _write_json(path, {"Notice": RESEARCH_ONLY, role.capitalize(): list(rows)})
+
+    def sidecar(self, description: str, contrast: str) -> dict[str, Any]:
+        """What BIDS wants to know of an image on the grid of a contrast."""
+        sources = self._sources()
+        known = {"Sources": list(sources.values())} if sources else {}
+        return {
+            "Description": f"{description}. {RESEARCH_ONLY}",
+            "Notice": RESEARCH_ONLY,
+            "Manual": False,
+            "SpatialReference": sources.get(contrast, "orig"),
+            **known,
+        }
+
+    def _describe(self, path: Path, description: str, contrast: str) -> None:
+        name = path.name.removesuffix(".nii.gz") + ".json"
+        record = self.sidecar(description, contrast)
+        _write_json(self.add(f"sidecar of {path.name}", path.with_name(name)), record)
+
+    def _sources(self) -> dict[str, str]:
+        """URIs of the scans that were used, where they stand in a BIDS data set."""
+        found = {}
+        for contrast in self.output.contrasts:
+            path = self.output.case.contrasts.get(contrast)
+            if path is not None and (root := bids_root(path)) in self.tree.links:
+                within = _in_its_folder(path).relative_to(root).as_posix()
+                found[contrast] = f"bids:{self.tree.links[root]}:{_printable(within)}"
+        return found
+
+
+def bids_root(path: Path) -> Path:
+    """The folder that holds the subject's folder of a scan; the scan's own where there is none."""
+    place = _in_its_folder(path)
+    for parent in place.parents:
+        if parent.name.startswith("sub-"):
+            return parent.parent
+    return place.parent
+
+
+def _in_its_folder(path: Path) -> Path:
+    """The path without links in its folders; the file may be a link into a store of contents."""
+    return path.parent.resolve() / path.name
+
+
+def _values(output: CaseOutput) -> dict[str, tuple[int, ...]]:
+    return {name: region.labels for name, region in output.regions.items()}
+
+
+def _volume_rows(
+    sizes: Sequence[RegionSize], facts: Mapping[str, Mapping[str, Cell]]
+) -> list[dict[str, Cell]]:
+    return [
+        {
+            "region": size.region,
+            "volume_ml": round(size.volume_ml, 4),
+            "num_lesions": size.num_lesions,
+            **facts.get(size.region, {}),
+        }
+        for size in sizes
+    ]
+
+
+def _channels(output: CaseOutput) -> list[tuple[str, Volume]]:
+    """The probabilities of each region, one by one."""
+    if output.probabilities is None:
+        return []
+    pairs = zip(output.regions, output.probabilities.voxels, strict=True)
+    return [(name, replace(output.probabilities, voxels=one[None])) for name, one in pairs]
+
+
+def _label_rows(names: Mapping[str, int]) -> list[dict[str, Cell]]:
+    colours = colours_of(names)
+    rows: list[dict[str, Cell]] = [
+        {"index": 0, "name": "background", "abbreviation": "BG", "color": "#000000"}
+    ]
+    taken = {"BG"}
+    for name, value in names.items():
+        short = _abbreviation(name, taken)
+        taken.add(short)
+        rows.append({"index": value, "name": name, "abbreviation": short, "color": colours[value]})
+    return sorted(rows, key=lambda row: int(str(row["index"])))
+
+
+def _abbreviation(name: str, taken: set[str]) -> str:
+    """First letters of several words, or of one; with a number where it is taken."""
+    words = [label_of(word) for word in name.replace("_", " ").split()] or ["L"]
+    short = ("".join(word[0] for word in words) if len(words) > 1 else words[0][:3]).upper()
+    numbers = (f"{short}{number}" for number in range(2, len(taken) + 3))
+    return next(text for text in (short, *numbers) if text not in taken)
+
+
+def _remove_case(sidecar: Path) -> None:
+    """Take away an older result of the case, its last file first."""
+    listed = _read_record(sidecar).get("Files")
+    with contextlib.suppress(OSError):
+        sidecar.unlink(missing_ok=True)
+    for entry in listed.values() if isinstance(listed, dict) else ():
+        path = _listed_path(sidecar, entry)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _read_record(sidecar: Path) -> dict[str, Any]:
+    """A sidecar's content; nothing where there is none or it is broken."""
+    try:
+        if sidecar.stat().st_size > MAX_RECORD_BYTES:
+            return {}
+        record = json.loads(sidecar.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {"Key": None, **record} if isinstance(record, dict) else {}
+
+
+def _listed(path: Path) -> dict[str, Any]:
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def _listed_path(sidecar: Path, entry: Any) -> Path | None:
+    """A file that a sidecar lists: always one of its own folder."""
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return sidecar.with_name(name) if name and os.path.basename(name) == name else None
+
+
+def _without_folders(flag: Finding) -> Finding:
+    message = without_folders(flag.message)
+    return replace(flag, file=_printable(Path(flag.file).name), message=_printable(message))
+
+
+def _printable(text: str) -> str:
+    """A name that may hold bytes that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _cell(value: Cell) -> str:
+    if value is None:
+        return "n/a"
+    return " ".join(_printable(str(value)).split()) or "n/a"
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _write_json(path: Path, record: Mapping[str, Any]) -> None:
+    write_text(path, _printable(_json(record)) + "\n")
