@@ -103,6 +103,13 @@ def cell_text(value: Cell) -> str:
     return str(value)
 
 
+def millilitres(volume_ml: float) -> str:
+    """A volume with as many decimals as a reader needs: two below 10 mL, else one."""
+    if 0 < volume_ml < 0.005:
+        return "< 0.01"
+    return f"{volume_ml:.2f}" if volume_ml < 10 else f"{volume_ml:,.1f}"
+
+
 def render_page(template: str, **fields: object) -> str:
     """Fill one of this package's templates.
 
@@ -121,6 +128,7 @@ def render_page(template: str, **fields: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters["cell"] = cell_text
+    environment.filters["ml"] = millilitres
     environment.filters["printed"] = PrintedTable.of
     return environment.get_template(template).render(disclaimer=RESEARCH_ONLY, **fields)
 

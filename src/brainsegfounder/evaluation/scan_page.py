@@ -176,33 +176,25 @@ def outlined_regions(page: ScanPage) -> dict[str, Sequence[int]]:
 
 @dataclass(frozen=True, slots=True)
 class _RegionLine:
-    """A region as the table of findings shows it, all in words."""
+    """A region as the table of findings shows it."""
 
     name: str
-    volume: str
+    volume_ml: float
     expected: str
     interval: str
 
 
 def _region_lines(page: ScanPage) -> list[_RegionLine]:
     expected = {one.region: one for one in page.expected_dice}
-    lines = []
-    for name, volume_ml in page.volumes_ml.items():
-        one = expected.get(name)
-        lines.append(
-            _RegionLine(
-                name,
-                volume_text(volume_ml),
-                f"{one.dice:.2f}" if one else "not available",
-                f"{one.low:.2f} to {one.high:.2f}" if one else "",
-            )
+    return [
+        _RegionLine(
+            name,
+            volume_ml,
+            f"{expected[name].dice:.2f}" if name in expected else "not available",
+            f"{expected[name].low:.2f} to {expected[name].high:.2f}" if name in expected else "",
         )
-    return lines
-
-
-def volume_text(volume_ml: float) -> str:
-    """Millilitres with as many decimals as a reader needs: two below 10, else one."""
-    return f"{volume_ml:.2f}" if abs(volume_ml) < 10 else f"{volume_ml:,.1f}"
+        for name, volume_ml in page.volumes_ml.items()
+    ]
 
 
 def _of_kind(page: ScanPage, kind: str) -> list[Finding]:
@@ -248,6 +240,7 @@ def _viewer(page: ScanPage, keys: Sequence[Key]) -> Mapping[str, object]:
         "script": adaptor(),
         "version": NIIVUE_VERSION,
         "licences": shipped_text("vendored/LICENSES.txt"),
+        "aspect": data["aspect"],
         "spacing": " × ".join(f"{mm:.2f}" for mm in data["spacing_mm"]),
     }
 

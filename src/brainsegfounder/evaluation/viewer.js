@@ -16,9 +16,9 @@
     box.hidden = false; // before the canvas is measured
     const nv = new niivue.Niivue({
       logLevel: "error", dragAndDropEnabled: false, scrollRequiresFocus: true, isNearestInterpolation: false,
-      backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.55], fontColor: [1, 1, 1, 1], crosshairGap: 4,
+      backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.55], fontColor: [1, 1, 1, 1], crosshairGap: 8, crosshairWidth: 0.5,
       isRadiologicalConvention: data.radiological, sagittalNoseLeft: true, multiplanarShowRender: 0,
-      multiplanarPadPixels: 4, dragMode: 0, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
+      multiplanarPadPixels: 4, tileMargin: 10, showAllOrientationMarkers: true, dragMode: 0, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
     });
     await nv.attachToCanvas(canvas, false);
     const load = async (nii, more) =>

@@ -123,6 +123,7 @@ def viewer_data(
         "radiological": convention == "radiological",
         "start_mm": _start_mm(case.lesion, case.affine),
         "spacing_mm": [round(mm, 3) for mm in grid.spacing_mm],
+        "aspect": _aspect(grid),
         "scan": packed(_bytes(resample_to(scan, grid))),
         "labels": packed(_bytes(resample_labels_to(mask, grid)), intent=INTENT_LABEL),
         "names": [key.name for key in keys],
@@ -134,7 +135,7 @@ def viewer_data(
         share = np.rint(np.clip(np.nan_to_num(values_of_map) / shown.top, 0, 1) * LARGEST_BYTE)
         data["map"] = {
             "nii": packed(_bytes(Volume(share, grid.affine))),
-            "name": shown.name, "top": shown.top, "colours": MAP_COLOURS,
+            "name": shown.name.lower(), "top": shown.top, "colours": MAP_COLOURS,
             "from": FAINT * LARGEST_BYTE, "opacity": OPAQUE,
         }  # fmt: skip
     return data
@@ -227,6 +228,12 @@ def _coarse_enough(grid: Grid, max_voxels: int) -> Grid:
         return grid
     i, j, k = (int(n) for n in size)
     return resized_grid(grid, (i, j, k))
+
+
+def _aspect(grid: Grid) -> float:
+    """Width by height of the three planes side by side."""
+    right, front, up = (n * mm for n, mm in zip(grid.shape_vox, grid.spacing_mm, strict=True))
+    return round((2 * right + front) / max(front, up), 3)
 
 
 def _start_mm(lesion: NDArray[np.bool_], affine: NDArray[np.float64]) -> list[float]:
