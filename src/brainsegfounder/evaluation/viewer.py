@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,12 +69,11 @@ def label_keys(label_names: Mapping[str, int], regions: Regions) -> list[Key]:
         regions: For each region its label values, in the order of the mosaic's colours.
 
     Returns:
-        Labels in the order of their values. Colours repeat in a darker shade after six.
+        Labels in the order of their values. Colours repeat after six in darker shades, and after
+        eighteen as they are.
     """
-    shades = [_shade(number) for number in range(max(len(regions) + len(label_names), 1))]
-    own = {tuple(values): shades[n] for n, values in enumerate(regions.values())}
-    drawn = set(shades[: len(regions)])
-    free = iter([shade for shade in shades if shade not in drawn])
+    own = {tuple(values): _shade(number) for number, values in enumerate(regions.values())}
+    free = map(_shade, itertools.count(len(regions)))
     ordered = sorted(label_names.items(), key=lambda item: item[1])
     return [Key(value, name, own.get((value,)) or next(free)) for name, value in ordered]
 
