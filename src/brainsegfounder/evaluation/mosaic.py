@@ -6,33 +6,37 @@ those of Okabe and Ito (2008), which colour-blind readers can tell apart.
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from brainsegfounder.evaluation.metrics import Regions, on_grid_of
-from brainsegfounder.volumes.geometry import foreground_box, to_ras
+from brainsegfounder.evaluation.metrics import Regions
+from brainsegfounder.evaluation.slices import (
+    DASHES,
+    MOSAIC_DPI,
+    PLANES,
+    Convention,
+    DrawnCase,
+    Plane,
+    View,
+    colour_of,
+    draw_outlines,
+    draw_slice,
+    drawn_case,
+    is_flipped,
+    png_uri,
+    slices_through,
+    write_on,
+)
+from brainsegfounder.volumes.geometry import foreground_box
 from brainsegfounder.volumes.volume import Volume
 
-Convention = Literal["radiological", "neurological"]
-View = tuple[float, float, float, float]  # left, bottom, width, height of what is shown, in mm
-
-ON_BLACK = ("#56B4E9", "#E69F00", "#CC79A7", "#F0E442", "#009E73", "#D55E00", "#FFFFFF")
-DASHES = (0, (2.4, 1.8))
 MOSAIC_WIDTH_IN = 10.0
-MOSAIC_DPI = 110
-MOSAIC_FONT = 8.5
-MARGIN_MM = 5.0
 # What stays visible around a lesion, so that the reader knows where in the brain it is.
 SURROUNDINGS_MM = 18.0
 CLOSEST_VIEW_MM = 60.0
@@ -41,50 +45,6 @@ STRIP_WIDTH_IN, STRIP_DPI, STRIP_FONT = 6.2, 100, 11.5
 STRIP_HEADROOM = 0.1
 # Labels of a strip differ by line as well as by colour.
 STRIP_LINES: tuple[Any, ...] = ("solid", DASHES, (0, (1, 1)), (0, (6, 2, 1.5, 2)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Plane:
-    """One of the three views: which axis it cuts, and the letters at its sides.
-
-    Attributes:
-        name: As radiologists call it.
-        axis: RAS axis that the slice number counts along.
-        across: RAS axis drawn from left to right (or right to left).
-        up: RAS axis drawn upwards.
-        letters: At the low and high end of `across`.
-    """
-
-    name: str
-    axis: int
-    across: int
-    up: int
-    letters: tuple[str, str]
-
-    @property
-    def drawn(self) -> tuple[int, int]:
-        """The two axes of the picture."""
-        return self.across, self.up
-
-
-PLANES = (
-    _Plane("axial", 2, 0, 1, ("L", "R")),
-    _Plane("coronal", 1, 0, 2, ("L", "R")),
-    _Plane("sagittal", 0, 1, 2, ("P", "A")),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """A case in RAS, cut to the head: intensities, outlines by role, and geometry."""
-
-    voxels: NDArray[np.float32]
-    outlines: dict[str, dict[str, NDArray[np.bool_]]]
-    lesion: NDArray[np.bool_]
-    spacing_mm: tuple[float, float, float]
-    affine: NDArray[np.float64]
-    window: tuple[float, float]
-    convention: Convention
 
 
 def case_mosaic(
@@ -120,7 +80,7 @@ def case_mosaic(
     Raises:
         LabelError: A mask is not on the image's physical grid.
     """
-    case = _prepared(image, prediction, reference, regions, channel, convention)
+    case = drawn_case(image, prediction, reference, regions, channel, convention)
     extent_mm = np.asarray(case.voxels.shape) * np.asarray(case.spacing_mm)
     width_mm = float(max(extent_mm[plane.across] for plane in PLANES))
     zoom = _zoom(case, width_mm)
@@ -135,22 +95,22 @@ def case_mosaic(
     )  # fmt: skip
     for row, plane in enumerate(PLANES):
         whole, close = _views(case, plane, width_mm, zoom)
-        centre, step = _slices(case, plane.axis)
+        centre, step = slices_through(case, plane.axis)
         axes = figure.add_subplot(grid[row, 0])
-        _draw_slice(axes, case, plane, centre, whole)
+        draw_slice(axes, case, plane, centre, whole)
         if zoom < 1 and case.lesion.any():
             axes.add_patch(
                 Rectangle(close[:2], *close[2:], fill=False, ec="white", lw=0.6, clip_on=False)
             )
         for column, index in enumerate((centre - step, centre, centre + step), start=1):
             axes = figure.add_subplot(grid[row, column])
-            _draw_slice(axes, case, plane, index, close)
-            _draw_outlines(axes, case, plane, index)
+            draw_slice(axes, case, plane, index, close)
+            draw_outlines(axes, case, plane, index)
             _draw_scale_bar(axes, close)
     figure.text(0.5, 1 - 0.5 * header_in / height_in, title, color="white", fontsize=12,
                 ha="center", va="center", parse_math=False)  # fmt: skip
     _draw_legend(figure, case, regions, prediction is not None, reference is not None)
-    return _png(figure)
+    return png_uri(figure)
 
 
 def case_strip(
@@ -179,7 +139,7 @@ def case_strip(
         LabelError: The labels are not on the image's physical grid.
     """
     regions = regions or {}
-    case = _prepared(image, labels, None, regions, channel, convention)
+    case = drawn_case(image, labels, None, regions, channel, convention)
     extent_mm = np.asarray(case.voxels.shape) * np.asarray(case.spacing_mm)
     widths_mm = [float(extent_mm[plane.across]) for plane in PLANES]
     height_mm = float(max(extent_mm[plane.up] for plane in PLANES))
@@ -195,17 +155,20 @@ def case_strip(
     for column, plane in enumerate(PLANES):
         axes = figure.add_subplot(grid[0, column])
         bottom_mm = (float(extent_mm[plane.up]) - height_mm) / 2
-        index, view = _slices(case, plane.axis)[0], (0.0, bottom_mm, widths_mm[column], shown_mm)
-        _draw_slice(axes, case, plane, index, view, STRIP_FONT)
-        _draw_outlines(axes, case, plane, index, STRIP_LINES)
+        index, view = (
+            slices_through(case, plane.axis)[0],
+            (0.0, bottom_mm, widths_mm[column], shown_mm),
+        )
+        draw_slice(axes, case, plane, index, view, STRIP_FONT)
+        draw_outlines(axes, case, plane, index, STRIP_LINES)
     if footer_in:
         _draw_strip_legend(figure, regions)
-    return _png(figure, STRIP_DPI)
+    return png_uri(figure, STRIP_DPI)
 
 
 def _draw_strip_legend(figure: Figure, regions: Regions) -> None:
     handles = [
-        Line2D([], [], color=_colour(n), lw=2, ls=STRIP_LINES[n % len(STRIP_LINES)], label=name)
+        Line2D([], [], color=colour_of(n), lw=2, ls=STRIP_LINES[n % len(STRIP_LINES)], label=name)
         for n, name in enumerate(regions)
     ]
     legend = figure.legend(
@@ -217,69 +180,7 @@ def _draw_strip_legend(figure: Figure, regions: Regions) -> None:
         text.set_parse_math(False)
 
 
-def _prepared(
-    image: Volume,
-    prediction: Volume | None,
-    reference: Volume | None,
-    regions: Regions,
-    channel: int,
-    convention: Convention,
-) -> _Case:
-    turned = to_ras(replace(image, voxels=image.voxels[channel : channel + 1]))
-    voxels = np.nan_to_num(turned.voxels[0].astype(np.float32))
-    outlines = {}
-    for role, labels in (("reference", reference), ("prediction", prediction)):
-        if labels is not None:
-            placed = replace(on_grid_of(image, labels), affine=image.affine)
-            values = to_ras(placed).voxels[0]
-            outlines[role] = {name: np.isin(values, list(v)) for name, v in regions.items()}
-    lesions = [np.any(list(masks.values()), axis=0) for masks in outlines.values() if masks]
-    lesion = next((mask for mask in lesions if mask.any()), np.zeros(voxels.shape, dtype=bool))
-    window = _window(voxels)
-    inside = np.any([voxels > window[0] + 0.08 * (window[1] - window[0]), *lesions], axis=0)
-    i_vox, j_vox, k_vox = (int(np.ceil(MARGIN_MM / mm)) for mm in turned.spacing_mm)
-    start, size = foreground_box(inside, (i_vox, j_vox, k_vox))
-    box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
-    affine = turned.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ np.asarray(start, dtype=np.float64)
-    return _Case(
-        voxels=np.where(voxels == 0, min(window[0], 0.0), voxels)[box],
-        outlines={
-            role: {name: mask[box] for name, mask in masks.items()}
-            for role, masks in outlines.items()
-        },
-        lesion=lesion[box],
-        spacing_mm=turned.spacing_mm,
-        affine=affine,
-        window=window,
-        convention=convention,
-    )
-
-
-def _window(voxels: NDArray[np.float32]) -> tuple[float, float]:
-    """Intensities shown black and white; voxels of exactly 0 are background and do not count.
-
-    Black is 0 where nothing is negative, so that dark tissue stands out from the background.
-    """
-    inside = voxels[voxels != 0]
-    if not inside.size:
-        return 0.0, 1.0
-    low, high = (float(x) for x in np.percentile(inside, [0.5, 99.5]))
-    low = 0.0 if inside.min() > 0 else low
-    return (low, high) if high > low else (low - 1.0, low + 1.0)
-
-
-def _slices(case: _Case, axis: int) -> tuple[int, int]:
-    """Number of the slice with the lesion's largest area, and the step to its neighbours."""
-    num_slices = case.voxels.shape[axis]
-    area = np.count_nonzero(case.lesion, axis=tuple(a for a in range(3) if a != axis))
-    hits, largest = np.flatnonzero(area), np.flatnonzero(area == area.max())
-    if not hits.size:
-        return num_slices // 2, max(1, num_slices // 6)
-    return int(largest[len(largest) // 2]), max(1, round((hits[-1] - hits[0] + 1) / 4))
-
-
-def _zoom(case: _Case, width_mm: float) -> float:
+def _zoom(case: DrawnCase, width_mm: float) -> float:
     """What share of the whole view the close-ups show; one share for all, so one scale."""
     if not case.lesion.any():
         return 1.0
@@ -293,14 +194,14 @@ def _zoom(case: _Case, width_mm: float) -> float:
     return 1.0 if max(shares) > 0.85 else max(shares)
 
 
-def _views(case: _Case, plane: _Plane, width_mm: float, zoom: float) -> tuple[View, View]:
+def _views(case: DrawnCase, plane: Plane, width_mm: float, zoom: float) -> tuple[View, View]:
     """The whole slice and the close-up around the lesion, both of the row's proportions."""
     start_vox, size_vox = foreground_box(case.lesion, (0, 0, 0))
     extent_mm = np.array([case.voxels.shape[a] * case.spacing_mm[a] for a in plane.drawn])
     middle_mm = np.array(
         [(start_vox[a] + size_vox[a] / 2) * case.spacing_mm[a] for a in plane.drawn]
     )
-    if _is_flipped(case, plane):
+    if is_flipped(case, plane):
         middle_mm[0] = extent_mm[0] - middle_mm[0]
     whole_mm = np.array([width_mm, extent_mm[1]])
     corner_mm = (extent_mm - whole_mm) / 2
@@ -313,92 +214,20 @@ def _view(corner_mm: NDArray[np.float64], size_mm: NDArray[np.float64]) -> View:
     return float(corner_mm[0]), float(corner_mm[1]), float(size_mm[0]), float(size_mm[1])
 
 
-def _draw_slice(
-    axes: Axes, case: _Case, plane: _Plane, index: int, view: View, font: float = MOSAIC_FONT
-) -> None:
-    axes.set_facecolor("black")
-    axes.set_axis_off()
-    left_mm, bottom_mm, width_mm, height_mm = view
-    if 0 <= index < case.voxels.shape[plane.axis]:
-        picture = _flat(case.voxels, case, plane, index)
-        across_mm, up_mm = (case.spacing_mm[a] for a in plane.drawn)
-        axes.imshow(
-            picture.T, origin="lower", cmap="gray", interpolation="bilinear",
-            vmin=case.window[0], vmax=case.window[1], aspect="equal",
-            extent=(0.0, picture.shape[0] * across_mm, 0.0, picture.shape[1] * up_mm),
-        )  # fmt: skip
-    axes.set(xlim=(left_mm, left_mm + width_mm), ylim=(bottom_mm, bottom_mm + height_mm))
-    first, last = reversed(plane.letters) if _is_flipped(case, plane) else plane.letters
-    _write(axes, 0.02, 0.5, first, ha="left", va="center", fontsize=font)
-    _write(axes, 0.98, 0.5, last, ha="right", va="center", fontsize=font)
-    _write(axes, 0.02, 0.98, _where(case, plane, index), ha="left", va="top", fontsize=font)
-
-
-def _draw_outlines(
-    axes: Axes, case: _Case, plane: _Plane, index: int, lines: Sequence[Any] = ("solid",)
-) -> None:
-    """The reference first and dashed, the prediction over it in the lines given."""
-    if not 0 <= index < case.voxels.shape[plane.axis]:
-        return
-    spacing_mm = [case.spacing_mm[a] for a in plane.drawn]
-    for role, masks in case.outlines.items():
-        for number, mask in enumerate(masks.values()):
-            dashes = DASHES if role == "reference" else lines[number % len(lines)]
-            flat = np.pad(_flat(mask, case, plane, index), 1)
-            if flat.any():
-                across_mm, up_mm = (
-                    (np.arange(n) - 0.5) * mm for n, mm in zip(flat.shape, spacing_mm, strict=True)
-                )
-                axes.contour(
-                    across_mm, up_mm, flat.T.astype(np.float32), levels=[0.5],
-                    colors=[_colour(number)], linestyles=[dashes], linewidths=1.4,
-                )  # fmt: skip
-
-
 def _draw_scale_bar(axes: Axes, view: View) -> None:
     left_mm, bottom_mm, width_mm, height_mm = view
     start_mm, level_mm = left_mm + 0.03 * width_mm, bottom_mm + 0.05 * height_mm
     length_mm = 20.0 if width_mm > 4 * CLOSEST_VIEW_MM / 3 else 10.0
     axes.plot([start_mm, start_mm + length_mm], [level_mm, level_mm], color="white", lw=1.5)
     x = (start_mm + length_mm - left_mm) / width_mm + 0.015
-    _write(axes, x, 0.05, f"{length_mm:.0f} mm", ha="left", va="center")
-
-
-def _is_flipped(case: _Case, plane: _Plane) -> bool:
-    """Whether the high end of the axis across is drawn on the left."""
-    return plane.name == "sagittal" or case.convention == "radiological"
-
-
-def _colour(number: int) -> str:
-    return ON_BLACK[number % len(ON_BLACK)]
-
-
-def _flat(voxels: NDArray[Any], case: _Case, plane: _Plane, index: int) -> NDArray[Any]:
-    """One slice as it is drawn, shape (across, up)."""
-    flat: NDArray[Any] = voxels.take(index, axis=plane.axis)
-    return flat[::-1] if _is_flipped(case, plane) else flat
-
-
-def _where(case: _Case, plane: _Plane, index: int) -> str:
-    middle = np.asarray(case.voxels.shape, dtype=np.float64) / 2
-    middle[plane.axis] = index
-    position_mm = round((case.affine @ [*middle, 1.0])[plane.axis])
-    return f"{plane.name} {'xyz'[plane.axis]} = {position_mm} mm".replace("-", "−")
-
-
-def _write(axes: Axes, x: float, y: float, text: str, **align: Any) -> None:
-    axes.text(
-        x, y, text, transform=axes.transAxes, color="white",
-        path_effects=[withStroke(linewidth=2, foreground="black")],
-        **{"fontsize": MOSAIC_FONT, **align},
-    )  # fmt: skip
+    write_on(axes, x, 0.05, f"{length_mm:.0f} mm", ha="left", va="center")
 
 
 def _draw_legend(
-    figure: Figure, case: _Case, regions: Regions, predicted: bool, referenced: bool
+    figure: Figure, case: DrawnCase, regions: Regions, predicted: bool, referenced: bool
 ) -> None:
     handles = [
-        Line2D([], [], color=_colour(number), lw=3, label=name)
+        Line2D([], [], color=colour_of(number), lw=3, label=name)
         for number, name in enumerate(regions)
         if predicted or referenced
     ]
@@ -421,9 +250,3 @@ def _draw_legend(
         s=f"{case.convention.capitalize()} convention: the patient's right (R) is on the {side}; "
         "sagittal slices face left.",
     )  # fmt: skip
-
-
-def _png(figure: Figure, dpi: int = MOSAIC_DPI) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

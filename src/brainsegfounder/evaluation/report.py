@@ -9,48 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from brainsegfounder.errors import UsageError
 from brainsegfounder.evaluation.metrics import RegionScore, RegionSummary, summarise
+from brainsegfounder.evaluation.pages import Cell as Cell
+from brainsegfounder.evaluation.pages import Picture as Picture
+from brainsegfounder.evaluation.pages import Table as Table
+from brainsegfounder.evaluation.pages import render_page
 from brainsegfounder.files import write_text
-from brainsegfounder.runs import RESEARCH_ONLY
-
-Cell = str | int | float | None
-
-MISSING = "–"
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A figure with what is to be read beside it.
-
-    Attributes:
-        data_uri: `data:image/...;base64,...`, as `figures` gives it.
-        caption: What the picture shows and how it was made.
-        alt: What a reader who does not see the picture needs to know.
-    """
-
-    data_uri: str
-    caption: str
-    alt: str
-
-    def __post_init__(self) -> None:
-        if not self.data_uri.startswith(("data:image/png;base64,", "data:image/svg+xml;base64,")):
-            raise ValueError(f"not an embedded picture: {self.data_uri[:40]!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows under columns; numbers are aligned and rounded per column, None shows as a dash."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,17 +181,9 @@ def write_report(path: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """The report as HTML text."""
-    template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["cell"] = _cell
-    environment.filters["printed"] = _PrintedTable.of
     provenance = json.dumps(report.provenance, indent=2, ensure_ascii=False, default=str)
-    return environment.from_string(template).render(
-        report=report,
-        provenance=provenance if report.provenance else "",
-        disclaimer=RESEARCH_ONLY,
+    return render_page(
+        "report.html.j2", report=report, provenance=provenance if report.provenance else ""
     )
 
 
@@ -286,58 +246,3 @@ def _score_row(score: RegionScore) -> list[Cell]:
         score.reference_volume_ml, score.volume_difference_ml,
         None if score.empty == "none" else score.empty,
     ]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _PrintedTable:
-    """A table as text: every cell rounded as its column wants it.
-
-    Attributes:
-        caption: As given.
-        columns: Heading of each column, and whether it holds numbers (they stand right).
-        rows: Text of each cell, beside the same mark.
-    """
-
-    caption: str
-    columns: list[tuple[str, bool]]
-    rows: list[list[tuple[str, bool]]]
-
-    @classmethod
-    def of(cls, table: Table) -> _PrintedTable:
-        for row in table.rows:
-            if len(row) != len(table.columns):
-                raise ValueError(f"{table.caption!r}: {len(row)} cells, {table.columns}")
-        columns = [[row[number] for row in table.rows] for number in range(len(table.columns))]
-        printed = [_column(column) for column in columns]
-        numeric = [
-            any(isinstance(cell, int | float) for cell in column)
-            and not any(isinstance(cell, str) for cell in column)
-            for column in columns
-        ]
-        rows = [list(zip(row, numeric, strict=True)) for row in zip(*printed, strict=True)]
-        return cls(table.caption, list(zip(table.columns, numeric, strict=True)), rows)
-
-
-def _column(cells: Sequence[Cell]) -> list[str]:
-    """Floats of one column with one number of decimals: more for small numbers."""
-    largest = max((abs(cell) for cell in cells if isinstance(cell, float)), default=0.0)
-    if 0 < largest < 0.01:
-        return [_cell(cell) for cell in cells]
-    decimals = 3 if largest < 10 else 2 if largest < 100 else 1
-    return [
-        f"{cell:.{decimals}f}".replace("-", "−") if isinstance(cell, float) else _cell(cell)
-        for cell in cells
-    ]
-
-
-def _cell(value: Cell) -> str:
-    """One value as text, when it stands alone."""
-    if value is None or value == "":
-        return MISSING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}".replace("-", "−")
-    if isinstance(value, float):
-        return f"{value:.4g}".replace("-", "−")
-    return str(value)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from brainsegfounder.errors import LabelError
-from brainsegfounder.evaluation import mosaic
+from brainsegfounder.evaluation import slices
 from brainsegfounder.evaluation.figures import case_mosaic, dice_strip, loss_curves
 from brainsegfounder.evaluation.metrics import RegionScore
 from brainsegfounder.volumes.volume import Volume
@@ -160,7 +160,9 @@ def test_the_patients_right_is_on_the_left_unless_neurological():
 )
 def test_letters_say_which_side_is_which(monkeypatch, convention, left, right):
     written = []
-    monkeypatch.setattr(mosaic, "_write", lambda _, x, y, text, **style: written.append((x, text)))
+    monkeypatch.setattr(
+        slices, "write_on", lambda _, x, y, text, **style: written.append((x, text))
+    )
     case_mosaic(head(), None, None, {}, convention=convention)
     letters = [(x, text) for x, text in written if len(text) == 1]
     half = [(0.02, left), (0.98, right)]
