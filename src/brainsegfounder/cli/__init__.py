@@ -31,6 +31,7 @@ from brainsegfounder.cli.options import (
     Resume,
     Start,
 )
+from brainsegfounder.cli.prediction import predict, replay
 from brainsegfounder.errors import BrainSegFounderError, Interrupted
 
 if TYPE_CHECKING:
@@ -229,28 +230,8 @@ def finetune(
         typer.echo(f"  {region}: Dice {row.dice_mean:.3f} over {row.num_cases} held-out cases")
 
 
-@app.command()
-def predict(
-    inputs: Inputs,
-    model: Annotated[Path, typer.Option("--model", help="A model folder or a run.")],
-    out: Out,
-    layout: Layout = "auto",
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="reading.FIELD=VALUE: what is allowed of the files."),
-    ] = None,
-) -> None:
-    """Segment scans; labels come back on each scan's own grid."""
-    from brainsegfounder.recipes import load_reading
-    from brainsegfounder.workflows.predict import run_predict
-
-    done = run_predict(inputs, model, out, layout, load_reading(overrides or []))
-    typer.echo(
-        f"{len(done.files)} cases segmented, {len(done.refused)} refused: {out / 'report.html'}"
-    )
-    end_with_refused(done.refused)
-
-
+app.command()(predict)
+app.command()(replay)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(audit)

@@ -17,6 +17,7 @@ from brainsegfounder.inference.postprocess import Channels, paint_classes, paint
 from brainsegfounder.inference.sliding_window import plan_windows, slide
 from brainsegfounder.inference.voices import Voices
 from brainsegfounder.volumes.preparation import undo
+from brainsegfounder.volumes.session import InputGrid
 from brainsegfounder.volumes.volume import Grid, Volume
 
 AXES = (-3, -2, -1)
@@ -119,18 +120,20 @@ class Predictor:
         """
         return self.paint(self.probabilities(image), source_grid)
 
-    def paint(self, probabilities: Volume, source_grid: Grid | None = None) -> Volume:
+    def paint(self, probabilities: Volume, source_grid: Grid | InputGrid | None = None) -> Volume:
         """Labels from probabilities, int16 of shape (1, I, J, K).
 
         Args:
             probabilities: Shape (R, I, J, K).
-            source_grid: As for `segment`; channels are carried there one at a time.
+            source_grid: As for `segment`, or one of `Prepared.input_grids`; channels are carried
+                there one at a time.
         """
         if source_grid is None:
             labels, affine = self._labels(probabilities.voxels), probabilities.affine
         else:
             labels = self._labels(Returned(probabilities, source_grid))
-            affine = source_grid.affine.copy()
+            grid = source_grid.grid if isinstance(source_grid, InputGrid) else source_grid
+            affine = grid.affine.copy()
         return Volume(labels[None], affine, probabilities.source)
 
     def _labels(self, channels: Channels) -> NDArray[np.int16]:
@@ -146,7 +149,7 @@ class Predictor:
 class Returned(Sequence[NDArray[np.float32]]):
     """Channels of probabilities on a file's own grid, each carried there when it is asked for."""
 
-    def __init__(self, probabilities: Volume, source_grid: Grid) -> None:
+    def __init__(self, probabilities: Volume, source_grid: Grid | InputGrid) -> None:
         self._probabilities, self._grid = probabilities, source_grid
 
     def __len__(self) -> int:

@@ -29,9 +29,7 @@ LABEL = re.compile(r"[0-9a-zA-Z+]+")
 TOP_FILES = ("dataset_description.json", "participants.tsv", "README.md")
 
 
-def view_of(
-    bids: Path, participants: Sequence[str], sessions: Sequence[str], folder: Path
-) -> Path:
+def view_of(bids: Path, participants: Sequence[str], sessions: Sequence[str], folder: Path) -> Path:
     """A data set of links to some subjects, and some of their sessions, of another one.
 
     Args:

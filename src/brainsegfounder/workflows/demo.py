@@ -26,9 +26,10 @@ from brainsegfounder.recipes import load_recipe
 from brainsegfounder.runs import Run
 from brainsegfounder.volumes.nifti import read_labels, read_nifti
 from brainsegfounder.volumes.phantom import write_cohort
+from brainsegfounder.workflows.derivative_tables import finished_cases
 from brainsegfounder.workflows.evaluate import run_evaluate
 from brainsegfounder.workflows.finetune import run_finetune
-from brainsegfounder.workflows.predict import result_name, run_predict
+from brainsegfounder.workflows.predict import run_predict
 from brainsegfounder.workflows.prepare import run_prepare
 from brainsegfounder.workflows.pretrain import run_pretrain
 from brainsegfounder.workflows.reports import (
@@ -184,9 +185,11 @@ def _gallery(out: Path, scores: Sequence[RegionScore]) -> list[GalleryCase]:
         name: region.labels for name, region in load_recipe("demo-target").data.regions.items()
     }
 
+    predicted = finished_cases(out / "predictions" / "pretrained")
+
     def show(name: str) -> Shown:
         case = cases[name]
-        prediction = read_labels(out / "predictions" / "pretrained" / result_name(case))
+        prediction = read_labels(predicted[name][0].labels)
         reference = None if case.label is None else read_labels(case.label)
         return Shown(read_nifti(case.contrasts["FLAIR"]), prediction, reference)
 

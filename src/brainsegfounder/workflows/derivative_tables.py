@@ -132,7 +132,7 @@ def write_tables(out: Path) -> dict[str, list[CaseFiles]]:
             }
             flags = _num_warnings(one)
             volumes += [{**head, **row, "num_warnings": flags} for row in _rows(one, "Volumes")]
-            lesions += [{**head, **row} for row in _lesion_rows(one)]
+            lesions += [{**head, **row} for row in lesion_rows(one)]
     head_columns = ("case", "participant_id", "model")
     columns = tuple(dict.fromkeys(name for row in volumes for name in row)) or head_columns
     for name, rows, names in (
@@ -230,7 +230,8 @@ def _num_warnings(case: CaseFiles) -> int:
     return sum(one.get("kind") == "warning" for one in flags) if isinstance(flags, list) else 0
 
 
-def _lesion_rows(case: CaseFiles) -> list[dict[str, Cell]]:
+def lesion_rows(case: CaseFiles) -> list[dict[str, Cell]]:
+    """The table of lesions of a case, as its file has it; empty where there is none."""
     path = case.files.get(f"{LESIONS} for machines")
     return _rows_in(_kept(path), LESIONS.capitalize()) if path is not None else []
 

@@ -1,42 +1,58 @@
-"""`predict`: scans to label maps on their own grids, and a page to look at them."""
+"""`predict`: scans to label maps on their own grids, tables, and pages to look at them.
+
+OUT/
+report.html          all scans; those that need review first
+reports/             a page for each scan
+sub-X/…, *.csv, …    a BIDS derivative; see `derivative`
+predictions.json     the same for machines: files, refusals, findings
+provenance.json      what `replay` needs
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from brainsegfounder.data.cases import Case
 from brainsegfounder.data.layouts import Found, read_cases
-from brainsegfounder.data.manifest import Case, contrast_name
-from brainsegfounder.errors import ContrastError, DataError
-from brainsegfounder.evaluation.report import (
-    Cell,
-    GalleryCase,
-    Highlight,
-    Report,
-    Table,
-    write_report,
-)
-from brainsegfounder.files import check_new_folder, sha256, write_text
-from brainsegfounder.inference.model_config import WEIGHTS_NAME
-from brainsegfounder.runs import PACKAGES, RESEARCH_ONLY, package_version, progress
+from brainsegfounder.data.layouts.given import explain_choice, given_case
+from brainsegfounder.data.manifest import contrast_name
+from brainsegfounder.data.source_hashes import check_unchanged, hash_sources
+from brainsegfounder.errors import DataError
+from brainsegfounder.files import sha256, write_text
+from brainsegfounder.inference.model_config import CONFIG_NAME, WEIGHTS_NAME
+from brainsegfounder.runs import PACKAGES, PROVENANCE_NAME, RESEARCH_ONLY, package_version, progress
 from brainsegfounder.settings import AS_IT_IS, ReadingSettings
 from brainsegfounder.volumes.findings import Finding
-from brainsegfounder.volumes.nifti import read_nifti, write_nifti
-from brainsegfounder.volumes.preparation import prepare_case
 from brainsegfounder.volumes.volume import Affine, Volume
+from brainsegfounder.workflows.derivative import CaseFiles, Derivative, finished, write_case
+from brainsegfounder.workflows.derivative_tables import open_derivative, write_tables
 from brainsegfounder.workflows.inputs import open_inputs
 from brainsegfounder.workflows.model_folder import Model, load_model, model_folder
-from brainsegfounder.workflows.prepare_findings import without_folders
-from brainsegfounder.workflows.reports import Shown, picture_of, shown_contrast
+from brainsegfounder.workflows.predict_case import present_contrasts, segment_case
+from brainsegfounder.workflows.predict_output import (
+    Origin,
+    PredictOptions,
+    case_key,
+    case_output,
+    input_files,
+    uncertainty_of,
+)
+from brainsegfounder.workflows.predict_page import page_path, write_case_page, write_index
+from brainsegfounder.workflows.predict_review import expected_dice, flags_of
 
-MAX_PICTURES = 12
+log = logging.getLogger(__name__)
+
+SUMMARY_NAME = "predictions.json"
 
 
 class Prediction(NamedTuple):
@@ -63,16 +79,28 @@ class Predicted:
     Attributes:
         out: The folder.
         files: The label file of each case.
+        kept: Cases that were there already, made from the same.
         refused: Reason for each case that could not be predicted.
-        findings: What was noticed about each case's scans.
+        findings: What was noticed about each case's scans and its prediction.
         noticed: What was noticed about the input, beside its cases.
+        review: Cases that a person should look at, and why.
     """
 
     out: Path
     files: dict[str, Path] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     findings: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
     noticed: list[Finding] = field(default_factory=list)
+
+    @property
+    def review(self) -> dict[str, list[str]]:
+        """Cases that a person should look at, and why."""
+        told = {
+            case: [one.message for one in found if one.kind == "warning"]
+            for case, found in self.findings.items()
+        }
+        return {case: list(dict.fromkeys(reasons)) for case, reasons in told.items() if reasons}
 
     @property
     def warnings(self) -> list[str]:
@@ -104,9 +132,8 @@ def predict(
     if isinstance(scans, Mapping):
         paths = {contrast_name(name): Path(path) for name, path in scans.items()}
         name = Path(next(iter(paths.values()))).name if paths else "case"
-        return _prediction(_labels(Case(name, name, paths), loaded)[0])
-    cases = read_cases([Path(scans)])
-    return {case.case: _prediction(_labels(case, loaded)[0]) for case in cases}
+        return _prediction(Case(name, name, paths), loaded)
+    return {case.case: _prediction(case, loaded) for case in read_cases([Path(scans)])}
 
 
 def run_predict(
@@ -115,188 +142,169 @@ def run_predict(
     out: Path,
     layout: str = "auto",
     reading: ReadingSettings = AS_IT_IS,
+    *,
+    given: Mapping[str, Path] | None = None,
+    name: str = "",
+    flips: bool | None = None,
+    options: PredictOptions | None = None,
+    tell: Callable[[str], None] = log.info,
 ) -> Predicted:
     """Segment every case found; a case that cannot be is listed and the others go on.
 
+    What is in `out` already, made from the same files by the same model and options, is kept.
+
     Args:
-        inputs: Folders or files.
+        inputs: Folders, files, archives.
         model_path: A run or model folder.
-        out: Where `<case>_seg.nii.gz`, `report.html` and `predictions.json` go; must be new.
+        out: A new folder, or one of an earlier call.
         layout: How the inputs are laid out.
         reading: What is allowed of the files.
+        given: A file for each contrast of one case, instead of `inputs`.
+        name: What to call that case.
+        flips: Whether to average over mirrored views; None: as the model says.
+        options: What is asked for beside labels.
+        tell: Is told which file was taken for which contrast, and why.
 
     Raises:
         DataError: No case could be predicted.
+        OutputExistsError: `out` holds something else.
     """
-    check_new_folder(out)
-    model = load_model(model_path)
+    options = options or PredictOptions()
+    model = _with_flips(load_model(model_path), flips)
+    origin = _origin(model, model_folder(model_path), options, reading)
+    if given:
+        found = Found([given_case(given, name)])
+        return _predict_found(found, model, origin, out, tell)
     with open_inputs(inputs, layout, reading) as found:
-        return _predict_found(found, model, model_path, out, reading)
+        return _predict_found(found, model, origin, out, tell)
 
 
 def _predict_found(
-    found: Found, model: Model, model_path: Path, out: Path, reading: ReadingSettings
+    found: Found, model: Model, origin: Origin, out: Path, tell: Callable[[str], None]
 ) -> Predicted:
+    for line in explain_choice(found):
+        tell(line)
     cases = found.cases
+    tree = open_derivative(out, cases, origin.model, model_sha256=origin.weights_sha256)
     result = Predicted(out, noticed=list(found.findings))
     result.refused.update({case: str(problem) for case, problem in found.problems.items()})
-    pictures: list[GalleryCase] = []
-    volumes: dict[str, dict[str, float]] = {}
+    provenance: dict[str, Any] = {}
     with progress(len(cases), "predicting") as report:
         for number, case in enumerate(cases, start=1):
             try:
-                labels, result.findings[case.case] = _labels(case, model, reading)
-                path = out / result_name(case)
-                write_nifti(path, labels)
-                volumes[case.case] = _volumes_ml(labels, model)
-                if len(pictures) < MAX_PICTURES:
-                    pictures.append(_picture(case, labels, model, volumes[case.case]))
-                result.files[case.case] = path
+                files = _case(case, found, model, origin, tree, result)
+                result.files[case.case] = files.labels
+                provenance[case.case] = _told(files, out)
             except DataError as error:
                 result.refused[case.case] = str(error)
             report(number, case.case)
+    _write_summary(result, origin, provenance)
     if not result.files:
         raise DataError(
             f"none of {len(cases)} cases could be predicted; the first: "
-            f"{next(iter(result.refused.values()))}"
+            f"{next(iter(result.refused.values()), 'nothing was found')}"
         )
-    if any(case.is_bids for case in cases):
-        _write_bids_description(out)
-    _write_summary(result, model, model_path, volumes, pictures)
     return result
 
 
-def result_name(case: Case) -> Path:
-    """Where a case's labels go within the output folder; BIDS names for BIDS input."""
-    if not case.is_bids:
-        return Path(f"{case.case}_seg.nii.gz")
-    folder = Path(case.subject)
-    if case.session:
-        folder /= f"ses-{case.session}"
-    return folder / "anat" / f"{case.case}_desc-brainsegfounder_dseg.nii.gz"
+def _case(
+    case: Case, found: Found, model: Model, origin: Origin, tree: Derivative, result: Predicted
+) -> CaseFiles:
+    """The files of a case: those that are there, or new ones."""
+    began_s, options = time.perf_counter(), origin.options
+    used = input_files(case, present_contrasts(case, model))
+    hashes = hash_sources(used)
+    key = case_key(origin, hashes, case)
+    there = finished(tree, case, key)
+    if there is not None and (not options.pages or page_path(tree.out, there).is_file()):
+        result.kept.append(case.case)
+        result.findings[case.case] = _findings(there)
+        return there
+    done = segment_case(case, model, origin.reading, disagreement=options.maps)
+    check_unchanged(used, hashes)
+    expected = expected_dice(done, model)
+    flags = flags_of(done, model, expected, options.review_below)
+    uncertainty = uncertainty_of(done, model)
+    output = case_output(
+        done,
+        model,
+        origin,
+        hashes=hashes,
+        flags=flags,
+        expected=expected,
+        uncertainty=uncertainty,
+        began_s=began_s,
+        source=found.sources.get(case.contrasts[done.present[0]]),
+    )
+    files = write_case(tree, output, key)
+    if options.pages:
+        write_case_page(tree.out, done, model, origin, files, flags, uncertainty)
+    result.findings[case.case] = flags
+    return files
 
 
-def _prediction(labels: Volume) -> Prediction:
+def _findings(files: CaseFiles) -> tuple[Finding, ...]:
+    """What was noticed when a case was made."""
+    return tuple(Finding(**one) for one in files.record["Flags"])
+
+
+def _prediction(case: Case, model: Model) -> Prediction:
+    labels = segment_case(case, model).labels
     return Prediction(labels.voxels[0], labels.affine)
 
 
-def _labels(
-    case: Case, model: Model, reading: ReadingSettings = AS_IT_IS
-) -> tuple[Volume, tuple[Finding, ...]]:
-    """The labels of a case, and what was noticed about its scans."""
-    present = _present(case, model)
-    prepared = prepare_case(
-        case.case,
-        case.contrasts,
-        present,
-        model.config.preparation,
-        masks=case.masks,
+def _with_flips(model: Model, flips: bool | None) -> Model:
+    if flips is None or flips == model.config.predict.flips:
+        return model
+    predict = model.config.predict.model_copy(update={"flips": flips})
+    return Model(model.network, model.config.model_copy(update={"predict": predict}), model.device)
+
+
+def _origin(
+    model: Model, folder: Path, options: PredictOptions, reading: ReadingSettings
+) -> Origin:
+    return Origin(
+        model=model.config.name,
+        weights_sha256=sha256(folder / WEIGHTS_NAME),
+        config_sha256=sha256(folder / CONFIG_NAME),
+        options=options,
         reading=reading,
-        volumes=case.volumes,
-    )
-    image, found = _in_channels(prepared.image, present, model), prepared.findings
-    if present != model.contrasts:
-        absent = [name for name in model.contrasts if name not in present]
-        found = (*found, _absence(case, absent, present))
-    return model.segment(image, prepared.source_grid), found
-
-
-def _present(case: Case, model: Model) -> tuple[str, ...]:
-    """The contrasts of a case that the model knows, in the order of its channels.
-
-    Raises:
-        ContrastError: One is absent that the model cannot do without, or all are.
-    """
-    present = tuple(name for name in model.contrasts if name in case.contrasts)
-    absent = [name for name in model.contrasts if name not in present]
-    if not absent or (present and model.config.may_miss_contrasts):
-        return present
-    raise ContrastError(
-        f"{case.case}: no {', '.join(absent)} found; the model was trained on "
-        f"{', '.join(model.contrasts)}, and the case has "
-        f"{', '.join(case.contrasts) or 'none of them'}. "
-        "Add the scans, or use a model for the contrasts there are."
+        predict=model.config.predict.model_dump(mode="json"),
     )
 
 
-def _in_channels(image: Volume, present: Sequence[str], model: Model) -> Volume:
-    """An image of the contrasts there are, in the model's channels; absent ones are 0."""
-    if len(present) == len(model.contrasts):
-        return image
-    voxels = np.zeros((len(model.contrasts), *image.shape_vox), dtype=np.float32)
-    voxels[[model.contrasts.index(name) for name in present]] = image.voxels
-    return Volume(voxels, image.affine, image.source)
-
-
-def _absence(case: Case, absent: Sequence[str], present: Sequence[str]) -> Finding:
-    message = f"no {', '.join(absent)} found; segmented from {', '.join(present)} alone, which the "
-    message += "model was trained to do, but less well."
-    return Finding("contrast_absent", case.case, message, "warning")
-
-
-def _volumes_ml(labels: Volume, model: Model) -> dict[str, float]:
-    voxel_ml = labels.grid.voxel_volume_ml
+def _told(files: CaseFiles, out: Path) -> dict[str, Any]:
+    """What `replay` must know of a case."""
+    made = files.record["Provenance"]
+    labels = {"path": files.labels.relative_to(out).as_posix(), "sha256": sha256(files.labels)}
     return {
-        name: float(sum((labels.voxels == value).sum() for value in region.labels)) * voxel_ml
-        for name, region in model.config.regions.items()
+        **{name: made[name] for name in ("inputs", "volumes", "threads", "device")},
+        "labels": labels,
     }
 
 
-def _picture(
-    case: Case, labels: Volume, model: Model, volumes_ml: Mapping[str, float]
-) -> GalleryCase:
-    image = read_nifti(case.contrasts[shown_contrast(_present(case, model))])
-    regions = {name: region.labels for name, region in model.config.regions.items()}
-    facts: dict[str, Cell] = {f"{name} (mL)": round(ml, 1) for name, ml in volumes_ml.items()}
-    shown = Shown(image, labels, None)
-    return GalleryCase("prediction", case.case, picture_of(case.case, shown, regions), facts)
-
-
-def _write_bids_description(out: Path) -> None:
-    record = {
-        "Name": "brainsegfounder segmentations",
-        "BIDSVersion": "1.9.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "brainsegfounder", "Version": package_version("brainsegfounder")}],
+def _write_summary(result: Predicted, origin: Origin, provenance: Mapping[str, Any]) -> None:
+    """Write the tables, the index, and what machines read: `predictions.json`, provenance."""
+    made = write_tables(result.out)
+    volumes = {
+        case: {row["region"]: row["volume_ml"] for row in found[-1].record["Volumes"]}
+        for case, found in made.items()
+        if case in result.files
     }
-    write_text(out / "dataset_description.json", json.dumps(record, indent=1))
-
-
-def _write_summary(
-    result: Predicted,
-    model: Model,
-    model_path: Path,
-    volumes: Mapping[str, Mapping[str, float]],
-    pictures: Sequence[GalleryCase],
-) -> None:
-    """Write `predictions.json` and `report.html`."""
-    weights = model_folder(model_path) / WEIGHTS_NAME
     record = {
         "notice": RESEARCH_ONLY,
-        "model": {"name": model.config.name, "sha256": sha256(weights)},
+        "model": {"name": origin.model, "sha256": origin.weights_sha256},
         "versions": {name: package_version(name) for name in PACKAGES},
         "volumes_ml": volumes,
-        "files": {c: str(path.relative_to(result.out)) for c, path in result.files.items()},
+        "files": {c: path.relative_to(result.out).as_posix() for c, path in result.files.items()},
+        "review": result.review,
         "refused": result.refused,
         "findings": {c: [asdict(one) for one in found] for c, found in result.findings.items()},
         "noticed": [asdict(one) for one in result.noticed],
     }
-    write_text(result.out / "predictions.json", json.dumps(record, indent=1))
-    regions = list(model.config.regions)
-    rows: list[list[Cell]] = [
-        [case, *(values[name] for name in regions)] for case, values in volumes.items()
-    ]
-    hidden = len(result.files) - len(pictures)
-    report = Report(
-        title="Prediction",
-        subtitle=f"Model {model.config.name} ({model.config.scale}), contrasts "
-        f"{', '.join(model.contrasts)}.",
-        highlights=[Highlight("cases", str(len(result.files)), f"{len(result.refused)} refused")],
-        warnings=[without_folders(text) for text in result.warnings],
-        notes=[f"{hidden} further cases are not pictured."] if hidden else [],
-        run={"model": model.config.name, "weights (sha256)": record["model"]["sha256"][:16]},  # type: ignore[index]
-        tables=[Table("Volumes in mL.", ["case", *regions], rows)],
-        gallery=pictures,
-        provenance=record,
-    )
-    write_report(result.out / "report.html", report)
+    write_text(result.out / SUMMARY_NAME, json.dumps(record, indent=1))
+    told = {"notice": RESEARCH_ONLY, **origin.record(), "cases": provenance}
+    write_text(result.out / PROVENANCE_NAME, json.dumps(told, indent=1))
+    if origin.options.pages:
+        noticed = [one.message for one in result.noticed if one.kind != "note"]
+        write_index(result.out, origin.model, origin.weights_sha256, result.refused, noticed)

@@ -28,6 +28,7 @@ class Segmented:
         opinion: Probabilities on the prepared grid, and where opinions differ.
         labels: int16 of shape (1, I, J, K), on the grid of the first contrast's file.
         findings: What was noticed about the scans.
+        device: What computed it.
     """
 
     case: Case
@@ -36,6 +37,7 @@ class Segmented:
     opinion: Opinion
     labels: Volume
     findings: tuple[Finding, ...]
+    device: str
 
 
 def segment_case(
@@ -74,7 +76,7 @@ def segment_case(
     image = _in_channels(prepared.image, present, model)
     opinion = model.opinion(image, disagreement=disagreement)
     labels = model.paint(opinion.probabilities, prepared.source_grid)
-    return Segmented(case, present, prepared, opinion, labels, findings)
+    return Segmented(case, present, prepared, opinion, labels, findings, str(model.device))
 
 
 def present_contrasts(case: Case, model: Model) -> tuple[str, ...]:
