@@ -37,7 +37,7 @@ GENERATOR = "brainsegfounder"
 IGNORED = (
     "*_map.nii.gz", "*_map.json", "*_volumes.tsv", "*_volumes.json", "*_lesions.tsv",
     "*_lesions.json", "*.dcm", "*.csv", "*.html", "*.log", "/volumes.json", "/lesions.json",
-    "/predictions.json", "/provenance.json", "/figures/", "/reports/",
+    "/predictions.json", "/provenance.json", "figures", "reports",
 )  # fmt: skip
 README = """# Segmentations by brainsegfounder {version}, model {model}
 

@@ -19,7 +19,6 @@ from brainsegfounder.evaluation.scan_page import (
 from brainsegfounder.evaluation.thumbnail import thumbnail
 from brainsegfounder.files import write_bytes
 from brainsegfounder.inference.expected_dice import COVERAGE
-from brainsegfounder.runs import RESEARCH_ONLY
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.session import of_volume, read_scan
 from brainsegfounder.volumes.volume import Volume
@@ -108,7 +107,6 @@ def write_index(
         noticed=noticed,
         model=model,
         model_sha256=model_sha256,
-        facts={"notice": RESEARCH_ONLY},
     )
     write_scan_index(out / INDEX_NAME, index)
     return out / INDEX_NAME

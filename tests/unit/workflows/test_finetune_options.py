@@ -13,6 +13,7 @@ import torch
 from brainsegfounder.data.layouts import read_cases
 from brainsegfounder.data.store import open_store
 from brainsegfounder.errors import ContrastError, OutputExistsError, UsageError
+from brainsegfounder.inference.predictor import Opinion
 from brainsegfounder.models.weights import load_state
 from brainsegfounder.recipes import load_recipe
 from brainsegfounder.settings import Recipe
@@ -22,7 +23,8 @@ from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows import fit_memory
 from brainsegfounder.workflows.finetune import run_finetune
 from brainsegfounder.workflows.model_folder import Model, load_model, seal
-from brainsegfounder.workflows.predict import _labels, predict, run_predict
+from brainsegfounder.workflows.predict import predict, run_predict
+from brainsegfounder.workflows.predict_case import segment_case
 from brainsegfounder.workflows.stored_scores import score_with_contrasts, without_others
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -149,15 +151,17 @@ def test_an_absent_contrast_is_0_everywhere_for_the_network(
 ) -> None:
     seen: list[Volume] = []
 
-    def segment(_: Model, image: Volume, grid: object) -> Volume:
-        seen.append(image)
-        return Volume(np.zeros((1, *image.shape_vox), np.int16), image.affine)
+    opinion = Model.opinion
 
-    monkeypatch.setattr(Model, "segment", segment)
+    def watched(self: Model, image: Volume, **asked: bool) -> Opinion:
+        seen.append(image)
+        return opinion(self, image, **asked)
+
+    monkeypatch.setattr(Model, "opinion", watched)
     case = read_cases([bids_tree])[3]
-    _labels(case, model)
+    segment_case(case, model)
     del case.contrasts["T1ce"]  # type: ignore[attr-defined]
-    _labels(case, model)
+    segment_case(case, model)
     whole, some = (image.voxels for image in seen)
     assert whole.shape == some.shape
     assert not some[1].any()

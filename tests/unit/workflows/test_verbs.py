@@ -104,7 +104,7 @@ def test_predicting_a_bids_tree_gives_bids_names_on_the_scans_grid(
 ) -> None:
     done = run_predict([bids_tree], finetuned, tmp_path / "out")
     assert not done.refused
-    path = tmp_path / "out" / "sub-000" / "anat" / "sub-000_desc-brainsegfounder_dseg.nii.gz"
+    path = tmp_path / "out" / "sub-000" / "anat" / "sub-000_desc-demotarget_dseg.nii.gz"
     scan = read_nifti(bids_tree / "sub-000" / "anat" / "sub-000_T1w.nii.gz")
     labels = read_labels(path)
     assert labels.shape_vox == scan.shape_vox
@@ -193,7 +193,10 @@ def test_contrasts_given_as_single_files_are_one_case(
     files[-1].write_bytes((bids_tree / "sub-000/anat/sub-000_FLAIR.nii.gz").read_bytes())
     done = run_predict(files, finetuned, tmp_path / "out")
     assert list(done.files) == ["anna"]
-    assert (tmp_path / "out" / "anna_seg.nii.gz").is_file()
+    assert done.files["anna"] == (
+        tmp_path / "out" / "sub-anna" / "anat" / "sub-anna_desc-demotarget_dseg.nii.gz"
+    )
+    assert done.files["anna"].is_file()
 
 
 def test_training_from_converted_weights_inherits_their_merging_and_origin(
