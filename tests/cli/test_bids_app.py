@@ -20,9 +20,7 @@ from brainsegfounder.workflows.predict import Predicted
 def bids(tmp_path):
     """Three drawn subjects."""
     folder = tmp_path / "bids"
-    write_cohort(
-        folder, num_subjects=3, seed=1, lesion="none", contrasts=["T1w"], spacing_mm=6.0
-    )
+    write_cohort(folder, num_subjects=3, seed=1, lesion="none", contrasts=["T1w"], spacing_mm=6.0)
     return folder
 
 

@@ -18,7 +18,7 @@ from brainsegfounder.errors import DataError, Problem, RunError
 from brainsegfounder.evaluation.report import Cell, Highlight, Report, Table, write_report
 from brainsegfounder.files import make_folder
 from brainsegfounder.runs import RESEARCH_ONLY
-from brainsegfounder.workflows.derivative import CaseFiles
+from brainsegfounder.workflows.derivative_record import CaseFiles
 from brainsegfounder.workflows.derivative_tables import write_tables
 
 VALIDATOR = "bids-validator-deno"
@@ -29,9 +29,7 @@ LABEL = re.compile(r"[0-9a-zA-Z+]+")
 TOP_FILES = ("dataset_description.json", "participants.tsv", "README.md")
 
 
-def view_of(
-    bids: Path, participants: Sequence[str], sessions: Sequence[str], folder: Path
-) -> Path:
+def view_of(bids: Path, participants: Sequence[str], sessions: Sequence[str], folder: Path) -> Path:
     """A data set of links to some subjects, and some of their sessions, of another one.
 
     Args:

@@ -16,13 +16,7 @@ from brainsegfounder.errors import OutputExistsError
 from brainsegfounder.evaluation.lesion_table import COLUMNS, Cell
 from brainsegfounder.files import check_writable, make_folder, write_changed
 from brainsegfounder.runs import RESEARCH_ONLY, package_version
-from brainsegfounder.workflows.derivative import (
-    LESIONS,
-    CaseFiles,
-    Derivative,
-    bids_root,
-    read_case,
-)
+from brainsegfounder.workflows.derivative import Derivative, bids_root
 from brainsegfounder.workflows.derivative_names import (
     SESSION_NAME,
     places_of,
@@ -30,6 +24,7 @@ from brainsegfounder.workflows.derivative_names import (
     source_names,
     write_participants,
 )
+from brainsegfounder.workflows.derivative_record import LESIONS, CaseFiles, read_case
 
 BIDS_VERSION = "1.10.0"
 DESCRIPTION = "dataset_description.json"
@@ -45,7 +40,7 @@ README = """# Segmentations by brainsegfounder {version}, model {model}
 
 A BIDS derivative. For each case there is, beside its label map,
 
-- `*_dseg.tsv`: names and colours of the labels; `*_dseg.json`: what made them, and what was noticed;
+- `*_dseg.tsv`: names and colours of the labels; `*_dseg.json`: what made them, what was noticed;
 - `*_volumes.tsv`, `*_lesions.tsv`: volumes in mL, and every lesion with its place;
 - where asked for, `*_probseg.nii.gz` (probabilities) and `*_map.nii.gz` (such as entropy).
 

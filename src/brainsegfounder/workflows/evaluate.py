@@ -360,7 +360,9 @@ def _items(
             how.convention,
             how.tolerances_mm,
             how.reading,
-            None if probable is None else probable.get(case) or probable.get(called.get(case, ""), {}),
+            None
+            if probable is None
+            else probable.get(case) or probable.get(called.get(case, ""), {}),
         )
         for case in cases
     ]

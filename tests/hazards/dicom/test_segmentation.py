@@ -135,7 +135,10 @@ def test_what_the_segments_are_and_who_made_them_is_said(scanner, highdicom, tmp
     assert kinds["oedema"].CodeValue == "79654002"
     assert kinds["enhancing"].CodingSchemeDesignator == "99BSF"
     algorithm = one.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
-    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("brainsegfounder glioma", "1.0")
+    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (
+        "brainsegfounder glioma",
+        "1.0",
+    )
     assert one.SeriesDescription == "RESEARCH glioma segmentation"
     assert one.ContentDescription == "Research use only. Not a medical device."
     first = series.slices[0]

@@ -1,4 +1,4 @@
-"""A BIDS derivative: valid for the official validator, hostile names, reruns, nothing of the source."""
+"""A BIDS derivative: valid, safe from hostile names, rerun, with nothing of the source in it."""
 
 import gzip
 import json
