@@ -14,7 +14,7 @@ from typing import Any
 from brainsegfounder.data.cases import Case
 from brainsegfounder.errors import OutputExistsError
 from brainsegfounder.evaluation.lesion_table import COLUMNS, Cell
-from brainsegfounder.files import check_writable, make_folder, write_changed
+from brainsegfounder.files import check_writable, held, make_folder, write_changed
 from brainsegfounder.runs import RESEARCH_ONLY, package_version
 from brainsegfounder.workflows.derivative import Derivative, bids_root
 from brainsegfounder.workflows.derivative_names import (
@@ -78,19 +78,17 @@ def open_derivative(
         DataError: Its table of participants cannot be read.
         RunError: It cannot be written.
     """
-    _check_ours(out)
     make_folder(out)
-    check_writable(out)
-    places = places_of((case.case for case in cases), read_participants(out))
-    links = _links(cases)
-    _write_description(out, model, model_sha256, links)
-    readme = README.format(
-        version=package_version(GENERATOR) or "", model=model, notice=RESEARCH_ONLY
-    )
-    write_changed(out / "README.md", readme)
-    _write_ignored(out, [*IGNORED, *ignored])
-    write_participants(out, places)
-    write_changed(out / "participants.json", _json(PARTICIPANT_COLUMNS))
+    # Jobs of several subjects may open one folder at once; none may lose another's names.
+    with held(out, alone=True):
+        _check_ours(out)
+        check_writable(out)
+        links = _links(cases)
+        # First, as by this file the folder is known to be ours.
+        _write_description(out, model, model_sha256, links)
+        places = places_of((case.case for case in cases), read_participants(out))
+        write_participants(out, places)
+        _write_texts(out, model, ignored)
     return Derivative(out, model, places, links)
 
 
@@ -137,6 +135,14 @@ def write_tables(out: Path) -> dict[str, list[CaseFiles]]:
         write_changed(out / f"{name}.csv", _csv(rows, names))
         write_changed(out / f"{name}.json", _json({"notice": RESEARCH_ONLY, name: rows}))
     return cases
+
+
+def _write_texts(out: Path, model: str, ignored: Sequence[str]) -> None:
+    version = package_version(GENERATOR) or ""
+    readme = README.format(version=version, model=model, notice=RESEARCH_ONLY)
+    write_changed(out / "README.md", readme)
+    _write_ignored(out, [*IGNORED, *ignored])
+    write_changed(out / "participants.json", _json(PARTICIPANT_COLUMNS))
 
 
 def _check_ours(out: Path) -> None:
