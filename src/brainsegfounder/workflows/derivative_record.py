@@ -86,8 +86,9 @@ def listed_file(path: Path) -> dict[str, Any]:
 def _listed_path(sidecar: Path, entry: Any) -> Path | None:
     """A file that a sidecar lists: always one of its own folder."""
     name = entry.get("name") if isinstance(entry, dict) else None
-    is_plain = isinstance(name, str) and PLAIN_NAME.fullmatch(name)
-    return sidecar.with_name(name) if is_plain else None
+    if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+        return None
+    return sidecar.with_name(name)
 
 
 def printable(text: str) -> str:

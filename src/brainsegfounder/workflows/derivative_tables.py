@@ -83,7 +83,7 @@ def open_derivative(
     with held(out, alone=True):
         _check_ours(out)
         check_writable(out)
-        links = _links(cases)
+        links = _links(cases, out)
         # First, as by this file the folder is known to be ours.
         _write_description(out, model, model_sha256, links)
         places = places_of((case.case for case in cases), read_participants(out))
@@ -159,11 +159,16 @@ def _check_ours(out: Path) -> None:
         )
 
 
-def _links(cases: Sequence[Case]) -> dict[Path, str]:
-    """A name for each BIDS data set that the scans come from."""
+def _links(cases: Sequence[Case], out: Path) -> dict[Path, str]:
+    """A name for each BIDS data set that the scans come from; those of before keep theirs."""
     scans = [path for case in cases if case.is_bids for path in case.contrasts.values()]
-    roots = dict.fromkeys(bids_root(path) for path in scans)
-    return {root: "raw" if n == 1 else f"raw{n}" for n, root in enumerate(roots, start=1)}
+    before = _kept(out / DESCRIPTION).get("DatasetLinks")
+    names = {place: name for name, place in before.items()} if isinstance(before, dict) else {}
+    links = {}
+    for root in dict.fromkeys(bids_root(path) for path in scans):
+        number = f"{len(names) + 1}" if names else ""
+        links[root] = names.setdefault(_place(root, out), f"raw{number}")
+    return links
 
 
 def _write_description(out: Path, model: str, digest: str, links: Mapping[Path, str]) -> None:
@@ -180,17 +185,15 @@ def _write_description(out: Path, model: str, digest: str, links: Mapping[Path, 
         "GeneratedBy": [made_by],
         "Notice": RESEARCH_ONLY,
     }
-    if links:
-        places = {name: _place(root, out) for root, name in links.items()}
-        record["DatasetLinks"] = places
-        record["SourceDatasets"] = [
-            {"URL": places[name], **_doi(root)} for root, name in links.items()
-        ]
     before = _kept(out / DESCRIPTION)
     # A rerun on other inputs still comes from those of the first.
-    for key in ("DatasetLinks", "SourceDatasets"):
-        if key not in record and key in before:
-            record[key] = before[key]
+    places = dict(before.get("DatasetLinks") or {})
+    sources = {one.get("URL"): one for one in before.get("SourceDatasets") or ()}
+    for root, name in links.items():
+        places[name] = _place(root, out)
+        sources[places[name]] = {"URL": places[name], **_doi(root)}
+    if places:
+        record |= {"DatasetLinks": places, "SourceDatasets": list(sources.values())}
     write_changed(out / DESCRIPTION, _json(record))
 
 

@@ -108,6 +108,12 @@ def test_the_official_validator_finds_no_error_for_bids_input(tmp_path, output):
     description = json.loads((tree.out / "dataset_description.json").read_text())
     assert description["DatasetLinks"] == {"raw": "../bids"}
     assert description["GeneratedBy"][0]["Name"] == "brainsegfounder"
+    (tmp_path / "more").mkdir()
+    (tmp_path / "bids").rename(tmp_path / "more" / "bids")
+    again = open_derivative(tree.out, read_cases([tmp_path / "more" / "bids"]), "anatomy")
+    assert list(again.links.values()) == ["raw2"]
+    description = json.loads((tree.out / "dataset_description.json").read_text())
+    assert description["DatasetLinks"] == {"raw": "../bids", "raw2": "../more/bids"}
 
 
 def test_labels_are_small_integers_with_slope_one_names_and_colours(tmp_path, output):
