@@ -25,7 +25,7 @@ def test_labels_on_384_oblique_slices_come_back_to_their_millimetres(
     imported = import_dicom(archive, tmp_path / "scans")
     path, source = next(iter(imported.sources.items()))
     image = read_nifti(path)
-    i, j, k = (n - (size - 1) / 2 for n, size in zip(np.indices(image.shape_vox), image.shape_vox))
+    i, j, k = np.indices(image.shape_vox) - (np.array(image.shape_vox) / 2)[:, None, None, None]
     labels = ((i / 20) ** 2 + (j / 35) ** 2 + ((k - 5) / 28) ** 2 < 1).astype(np.int16)
     labels[(i > 0) & (labels > 0)] = 2
     drawn = Volume(labels[None], image.affine, "labels")

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,9 +161,7 @@ def _regions(in_mni: Points, atlas: Atlas) -> tuple[tuple[str, float], ...]:
     return tuple(sorted(shares, key=lambda pair: -pair[1])[:MOST_NAMED])
 
 
-def _values_at(
-    points_mm: Points, voxels: NDArray[np.generic], affine: Affine
-) -> NDArray[np.generic]:
+def _values_at(points_mm: Points, voxels: NDArray[Any], affine: Affine) -> NDArray[Any]:
     """The nearest voxel of each point, 0 outside the map."""
     back = np.linalg.inv(affine)
     index = np.rint(points_mm @ back[:3, :3].T + back[:3, 3]).astype(int)

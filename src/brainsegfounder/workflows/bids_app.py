@@ -18,7 +18,7 @@ from brainsegfounder.errors import DataError, Problem, RunError
 from brainsegfounder.evaluation.report import Cell, Highlight, Report, Table, write_report
 from brainsegfounder.files import make_folder
 from brainsegfounder.runs import RESEARCH_ONLY
-from brainsegfounder.workflows.derivative import CaseFiles
+from brainsegfounder.workflows.derivative_record import CaseFiles
 from brainsegfounder.workflows.derivative_tables import write_tables
 
 VALIDATOR = "bids-validator-deno"

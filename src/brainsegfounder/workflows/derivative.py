@@ -17,9 +17,7 @@ A case is known again by the key in that last file: a hash of everything its res
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,22 +32,34 @@ from brainsegfounder.evaluation.lesion_table import (
     lesion_table,
     region_sizes,
 )
-from brainsegfounder.files import make_folder, sha256, write_text
+from brainsegfounder.files import make_folder, write_text
 from brainsegfounder.runs import RESEARCH_ONLY
 from brainsegfounder.settings import Region
 from brainsegfounder.volumes.findings import Finding
-from brainsegfounder.volumes.label_image import colours_of, write_labels
+from brainsegfounder.volumes.label_image import write_labels
 from brainsegfounder.volumes.location import Atlas
 from brainsegfounder.volumes.nifti import write_nifti
 from brainsegfounder.volumes.volume import Affine, Volume
 from brainsegfounder.workflows.derivative_names import Place, label_of
+from brainsegfounder.workflows.derivative_record import (
+    LABEL_TABLE,
+    LABELS,
+    LESIONS,
+    MAP,
+    ON_GRID,
+    PROBABILITY,
+    SEGMENTATION,
+    VOLUMES,
+    CaseFiles,
+    json_text,
+    listed_file,
+    printable,
+    read_case,
+    remove_case,
+    write_json,
+)
+from brainsegfounder.workflows.derivative_rows import LABEL_COLUMNS, label_rows, table_text
 from brainsegfounder.workflows.prepare_findings import without_folders
-
-# Roles of files, as the last file lists them; those of several of a kind end in a name.
-LABELS, LABEL_TABLE, VOLUMES, LESIONS = "labels", "label table", "volumes", "lesions"
-SEGMENTATION = "DICOM segmentation"
-PROBABILITY, MAP, ON_GRID = "probability of ", "map of ", "labels on "
-MAX_RECORD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +121,6 @@ class CaseOutput:
     write_segmentation: Callable[[Path], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CaseFiles:
-    """A case that is whole in the tree.
-
-    Attributes:
-        sidecar: The file that says so.
-        files: All others by their role, such as `labels` or `map of entropy`.
-        record: What the sidecar says: `Key`, `Volumes`, `Flags`, `Provenance` and more.
-    """
-
-    sidecar: Path
-    files: Mapping[str, Path]
-    record: Mapping[str, Any]
-
-    @property
-    def labels(self) -> Path:
-        """The label map."""
-        return self.files[LABELS]
-
-
 def write_case(tree: Derivative, output: CaseOutput, key: str) -> CaseFiles:
     """Write all files of a case, the sidecar of its labels last.
 
@@ -144,7 +134,7 @@ def write_case(tree: Derivative, output: CaseOutput, key: str) -> CaseFiles:
         RunError: A file cannot be written.
     """
     writer = _Writer(tree, output)
-    _remove_case(writer.path("dseg.json"))
+    remove_case(writer.path("dseg.json"))
     make_folder(writer.folder)
     lesions = lesion_table(output.labels, _values(output), output.to_mni, output.atlas)
     sizes = region_sizes(output.labels, _values(output), lesions)
@@ -159,7 +149,7 @@ def write_case(tree: Derivative, output: CaseOutput, key: str) -> CaseFiles:
             writer.files[SEGMENTATION] = path
     record = {
         **writer.sidecar(f"Labels of {tree.model}", output.contrasts[0]),
-        "SourceName": _printable(output.case.case),
+        "SourceName": printable(output.case.case),
         "Model": tree.model,
         "Contrasts": list(output.contrasts),
         "Labels": dict(output.label_names),
@@ -168,12 +158,12 @@ def write_case(tree: Derivative, output: CaseOutput, key: str) -> CaseFiles:
         "Atlas": output.atlas.title if output.atlas and output.to_mni is not None else None,
         "Flags": [asdict(_without_folders(flag)) for flag in output.flags],
         "Provenance": dict(output.provenance),
-        "Files": {role: _listed(path) for role, path in writer.files.items()},
+        "Files": {role: listed_file(path) for role, path in writer.files.items()},
         "Key": key,
     }
     sidecar = writer.path("dseg.json")
-    _write_json(sidecar, record)
-    return CaseFiles(sidecar, writer.files, json.loads(_json(record)))
+    write_json(sidecar, record)
+    return CaseFiles(sidecar, writer.files, json.loads(json_text(record)))
 
 
 def finished(tree: Derivative, case: Case, key: str) -> CaseFiles | None:
@@ -188,28 +178,6 @@ def finished(tree: Derivative, case: Case, key: str) -> CaseFiles | None:
     stem = f"{place.stem}_desc-{tree.label}_dseg.json"
     found = read_case(tree.out / place.folder / stem)
     return found if found is not None and found.record.get("Key") == key else None
-
-
-def read_case(sidecar: Path) -> CaseFiles | None:
-    """A case by the sidecar of its labels; None where it is not whole, or not of this package."""
-    record = _read_record(sidecar)
-    listed = record.get("Files")
-    if not isinstance(listed, dict) or LABELS not in listed or not isinstance(record["Key"], str):
-        return None
-    files = {}
-    for role, entry in listed.items():
-        path = _listed_path(sidecar, entry)
-        if path is None or not path.is_file() or path.stat().st_size != entry.get("bytes"):
-            return None
-        files[str(role)] = path
-    return CaseFiles(sidecar, files, record)
-
-
-def table_text(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str]) -> str:
-    """Rows as TSV in the way of BIDS: `n/a` where there is nothing."""
-    lines = ["\t".join(columns)]
-    lines += ["\t".join(_cell(row.get(column)) for column in columns) for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 class _Writer:
@@ -233,10 +201,10 @@ class _Writer:
         """The label map, and what its numbers and colours mean."""
         output = self.output
         write_labels(self.add(LABELS, self.path("dseg.nii.gz")), output.labels, output.label_names)
-        rows = _label_rows(output.label_names)
+        rows = label_rows(output.label_names)
         write_text(
             self.add(LABEL_TABLE, self.path("dseg.tsv")),
-            table_text(rows, ("index", "name", "abbreviation", "color")),
+            table_text(rows, LABEL_COLUMNS),
         )
         for contrast, labels in output.on_grids.items():
             path = self.path("dseg.nii.gz", f"_space-{label_of(contrast)}")
@@ -264,7 +232,7 @@ class _Writer:
         ):
             write_text(self.add(role, self.path(f"{role}.tsv")), table_text(rows, columns))
             path = self.add(f"{role} for machines", self.path(f"{role}.json"))
-            _write_json(path, {"Notice": RESEARCH_ONLY, role.capitalize(): list(rows)})
+            write_json(path, {"Notice": RESEARCH_ONLY, role.capitalize(): list(rows)})
 
     def sidecar(self, description: str, contrast: str) -> dict[str, Any]:
         """What BIDS wants to know of an image on the grid of a contrast."""
@@ -281,7 +249,7 @@ class _Writer:
     def _describe(self, path: Path, description: str, contrast: str) -> None:
         name = path.name.removesuffix(".nii.gz") + ".json"
         record = self.sidecar(description, contrast)
-        _write_json(self.add(f"sidecar of {path.name}", path.with_name(name)), record)
+        write_json(self.add(f"sidecar of {path.name}", path.with_name(name)), record)
 
     def _sources(self) -> dict[str, str]:
         """URIs of the scans that were used, where they stand in a BIDS data set."""
@@ -290,7 +258,7 @@ class _Writer:
             path = self.output.case.contrasts.get(contrast)
             if path is not None and (root := bids_root(path)) in self.tree.links:
                 within = _in_its_folder(path).relative_to(root).as_posix()
-                found[contrast] = f"bids:{self.tree.links[root]}:{_printable(within)}"
+                found[contrast] = f"bids:{self.tree.links[root]}:{printable(within)}"
         return found
 
 
@@ -334,79 +302,6 @@ def _channels(output: CaseOutput) -> list[tuple[str, Volume]]:
     return [(name, replace(output.probabilities, voxels=one[None])) for name, one in pairs]
 
 
-def _label_rows(names: Mapping[str, int]) -> list[dict[str, Cell]]:
-    colours = colours_of(names)
-    rows: list[dict[str, Cell]] = [
-        {"index": 0, "name": "background", "abbreviation": "BG", "color": "#000000"}
-    ]
-    taken = {"BG"}
-    for name, value in names.items():
-        short = _abbreviation(name, taken)
-        taken.add(short)
-        rows.append({"index": value, "name": name, "abbreviation": short, "color": colours[value]})
-    return sorted(rows, key=lambda row: int(str(row["index"])))
-
-
-def _abbreviation(name: str, taken: set[str]) -> str:
-    """First letters of several words, or of one; with a number where it is taken."""
-    words = [label_of(word) for word in name.replace("_", " ").split()] or ["L"]
-    short = ("".join(word[0] for word in words) if len(words) > 1 else words[0][:3]).upper()
-    numbers = (f"{short}{number}" for number in range(2, len(taken) + 3))
-    return next(text for text in (short, *numbers) if text not in taken)
-
-
-def _remove_case(sidecar: Path) -> None:
-    """Take away an older result of the case, its last file first."""
-    listed = _read_record(sidecar).get("Files")
-    with contextlib.suppress(OSError):
-        sidecar.unlink(missing_ok=True)
-    for entry in listed.values() if isinstance(listed, dict) else ():
-        path = _listed_path(sidecar, entry)
-        if path is not None:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-
-
-def _read_record(sidecar: Path) -> dict[str, Any]:
-    """A sidecar's content; nothing where there is none or it is broken."""
-    try:
-        if sidecar.stat().st_size > MAX_RECORD_BYTES:
-            return {}
-        record = json.loads(sidecar.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {"Key": None, **record} if isinstance(record, dict) else {}
-
-
-def _listed(path: Path) -> dict[str, Any]:
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
-
-
-def _listed_path(sidecar: Path, entry: Any) -> Path | None:
-    """A file that a sidecar lists: always one of its own folder."""
-    name = entry.get("name") if isinstance(entry, dict) else None
-    return sidecar.with_name(name) if name and os.path.basename(name) == name else None
-
-
 def _without_folders(flag: Finding) -> Finding:
     message = without_folders(flag.message)
-    return replace(flag, file=_printable(Path(flag.file).name), message=_printable(message))
-
-
-def _printable(text: str) -> str:
-    """A name that may hold bytes that are no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _cell(value: Cell) -> str:
-    if value is None:
-        return "n/a"
-    return " ".join(_printable(str(value)).split()) or "n/a"
-
-
-def _json(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-
-
-def _write_json(path: Path, record: Mapping[str, Any]) -> None:
-    write_text(path, _printable(_json(record)) + "\n")
+    return replace(flag, file=printable(Path(flag.file).name), message=printable(message))

@@ -14,15 +14,9 @@ from typing import Any
 from brainsegfounder.data.cases import Case
 from brainsegfounder.errors import OutputExistsError
 from brainsegfounder.evaluation.lesion_table import COLUMNS, Cell
-from brainsegfounder.files import check_writable, make_folder, write_changed
+from brainsegfounder.files import check_writable, held, make_folder, write_changed
 from brainsegfounder.runs import RESEARCH_ONLY, package_version
-from brainsegfounder.workflows.derivative import (
-    LESIONS,
-    CaseFiles,
-    Derivative,
-    bids_root,
-    read_case,
-)
+from brainsegfounder.workflows.derivative import Derivative, bids_root
 from brainsegfounder.workflows.derivative_names import (
     SESSION_NAME,
     places_of,
@@ -30,6 +24,7 @@ from brainsegfounder.workflows.derivative_names import (
     source_names,
     write_participants,
 )
+from brainsegfounder.workflows.derivative_record import LESIONS, CaseFiles, read_case
 
 BIDS_VERSION = "1.10.0"
 DESCRIPTION = "dataset_description.json"
@@ -45,7 +40,7 @@ README = """# Segmentations by brainsegfounder {version}, model {model}
 
 A BIDS derivative. For each case there is, beside its label map,
 
-- `*_dseg.tsv`: names and colours of the labels; `*_dseg.json`: what made them, and what was noticed;
+- `*_dseg.tsv`: names and colours of the labels; `*_dseg.json`: what made them, what was noticed;
 - `*_volumes.tsv`, `*_lesions.tsv`: volumes in mL, and every lesion with its place;
 - where asked for, `*_probseg.nii.gz` (probabilities) and `*_map.nii.gz` (such as entropy).
 
@@ -83,19 +78,17 @@ def open_derivative(
         DataError: Its table of participants cannot be read.
         RunError: It cannot be written.
     """
-    _check_ours(out)
     make_folder(out)
-    check_writable(out)
-    places = places_of((case.case for case in cases), read_participants(out))
-    links = _links(cases)
-    _write_description(out, model, model_sha256, links)
-    readme = README.format(
-        version=package_version(GENERATOR) or "", model=model, notice=RESEARCH_ONLY
-    )
-    write_changed(out / "README.md", readme)
-    _write_ignored(out, [*IGNORED, *ignored])
-    write_participants(out, places)
-    write_changed(out / "participants.json", _json(PARTICIPANT_COLUMNS))
+    # Jobs of several subjects may open one folder at once; none may lose another's names.
+    with held(out, alone=True):
+        _check_ours(out)
+        check_writable(out)
+        links = _links(cases, out)
+        # First, as by this file the folder is known to be ours.
+        _write_description(out, model, model_sha256, links)
+        places = places_of((case.case for case in cases), read_participants(out))
+        write_participants(out, places)
+        _write_texts(out, model, ignored)
     return Derivative(out, model, places, links)
 
 
@@ -144,6 +137,14 @@ def write_tables(out: Path) -> dict[str, list[CaseFiles]]:
     return cases
 
 
+def _write_texts(out: Path, model: str, ignored: Sequence[str]) -> None:
+    version = package_version(GENERATOR) or ""
+    readme = README.format(version=version, model=model, notice=RESEARCH_ONLY)
+    write_changed(out / "README.md", readme)
+    _write_ignored(out, [*IGNORED, *ignored])
+    write_changed(out / "participants.json", _json(PARTICIPANT_COLUMNS))
+
+
 def _check_ours(out: Path) -> None:
     """Refuse a folder with content that no run of this package made."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -158,11 +159,16 @@ def _check_ours(out: Path) -> None:
         )
 
 
-def _links(cases: Sequence[Case]) -> dict[Path, str]:
-    """A name for each BIDS data set that the scans come from."""
+def _links(cases: Sequence[Case], out: Path) -> dict[Path, str]:
+    """A name for each BIDS data set that the scans come from; those of before keep theirs."""
     scans = [path for case in cases if case.is_bids for path in case.contrasts.values()]
-    roots = dict.fromkeys(bids_root(path) for path in scans)
-    return {root: "raw" if n == 1 else f"raw{n}" for n, root in enumerate(roots, start=1)}
+    before = _kept(out / DESCRIPTION).get("DatasetLinks")
+    names = {place: name for name, place in before.items()} if isinstance(before, dict) else {}
+    links = {}
+    for root in dict.fromkeys(bids_root(path) for path in scans):
+        number = f"{len(names) + 1}" if names else ""
+        links[root] = names.setdefault(_place(root, out), f"raw{number}")
+    return links
 
 
 def _write_description(out: Path, model: str, digest: str, links: Mapping[Path, str]) -> None:
@@ -179,17 +185,15 @@ def _write_description(out: Path, model: str, digest: str, links: Mapping[Path, 
         "GeneratedBy": [made_by],
         "Notice": RESEARCH_ONLY,
     }
-    if links:
-        places = {name: _place(root, out) for root, name in links.items()}
-        record["DatasetLinks"] = places
-        record["SourceDatasets"] = [
-            {"URL": places[name], **_doi(root)} for root, name in links.items()
-        ]
     before = _kept(out / DESCRIPTION)
     # A rerun on other inputs still comes from those of the first.
-    for key in ("DatasetLinks", "SourceDatasets"):
-        if key not in record and key in before:
-            record[key] = before[key]
+    places = dict(before.get("DatasetLinks") or {})
+    sources = {one.get("URL"): one for one in before.get("SourceDatasets") or ()}
+    for root, name in links.items():
+        places[name] = _place(root, out)
+        sources[places[name]] = {"URL": places[name], **_doi(root)}
+    if places:
+        record |= {"DatasetLinks": places, "SourceDatasets": list(sources.values())}
     write_changed(out / DESCRIPTION, _json(record))
 
 

@@ -259,6 +259,8 @@ def score_folders(predictions: Path, references: Path, how: How) -> Evaluated:
     if predictions.is_file() and references.is_file():
         # Two single files are one case, whatever they are called.
         expected = LabelFiles(dict(zip(predicted.files, expected.files.values(), strict=True)))
+    predicted = predicted.named_as(expected.files.keys())
+    by_folder = {predicted.sources.get(case, case): fold for case, fold in by_folder.items()}
     result = _unpaired(predicted, expected)
     shared = sorted(predicted.files.keys() & expected.files.keys())
     folds, trained_on = folds_of_cases(shared, by_folder, how.folds)
@@ -346,6 +348,8 @@ def _items(
     how: How,
 ) -> list[CaseFiles]:
     probable = probability_files(how.probabilities, regions) if how.probabilities else None
+    # In a derivative they are called by the participants' names.
+    called = {source: case for case, source in predicted.sources.items()}
     return [
         CaseFiles(
             case,
@@ -356,7 +360,9 @@ def _items(
             how.convention,
             how.tolerances_mm,
             how.reading,
-            None if probable is None else probable.get(case, {}),
+            None
+            if probable is None
+            else probable.get(case) or probable.get(called.get(case, ""), {}),
         )
         for case in cases
     ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from brainsegfounder.errors import DataError
 from brainsegfounder.volumes.nifti import is_nifti, stem
+from brainsegfounder.workflows.derivative_names import read_participants
 
 # What is not part of a case's name: the ending that says it is a mask, and BIDS entities of it.
 _ENTITIES = r"(_(label|desc|space|seg|res|stat)-[a-zA-Z0-9]+)*"
@@ -17,6 +18,8 @@ MASK_ENDING = re.compile(
 )
 PROBABILITY_ENDING = re.compile(rf"(?P<case>.+?){_ENTITIES}_probseg$", re.IGNORECASE)
 REGION = re.compile(r"_label-(?P<region>[a-zA-Z0-9]+)", re.IGNORECASE)
+# Labels that were carried to the grid of a further contrast.
+OTHER_GRID = re.compile(r"_space-[a-zA-Z0-9]+(?=_desc-[a-zA-Z0-9]+_dseg\.)")
 # Where brain there is, and not where lesions are.
 BRAIN_MASK = re.compile(r"(_(desc|label)-brain(_|$))|(brain_?mask$)", re.IGNORECASE)
 NNUNET_LABELS = ("labelsTr", "labelsTs")
@@ -29,10 +32,27 @@ class LabelFiles:
     Attributes:
         files: One for each case.
         duplicates: Cases for which there are several, and which.
+        sources: What cases were called before they got names of BIDS, where a derivative says so.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
     duplicates: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def named_as(self, others: Collection[str]) -> LabelFiles:
+        """The same with cases called as in their source, where they would find others so only."""
+        names = {
+            case: source
+            for case, source in self.sources.items()
+            if case not in others and source in others
+        }
+        # What has the name already keeps it.
+        names = {case: name for case, name in names.items() if name not in self.files}
+        return LabelFiles(
+            {names.get(case, case): file for case, file in self.files.items()},
+            {names.get(case, case): reason for case, reason in self.duplicates.items()},
+            {case: source for case, source in self.sources.items() if case in names},
+        )
 
 
 def case_name(path: Path) -> str:
@@ -46,7 +66,8 @@ def label_files(path: Path) -> LabelFiles:
 
     In a folder where some file's name ends as a mask's does (`_seg`, `_lesion`, `_mask`,
     `_dseg`), only such files count, so a folder of scans with their masks is fine. Of an nnU-Net
-    data set only `labelsTr` and `labelsTs` count. Masks of the brain and probabilities never do.
+    data set only `labelsTr` and `labelsTs` count. Masks of the brain and probabilities never do,
+    nor, in a derivative of this package, the same labels on the grid of a further contrast.
 
     Raises:
         DataError: There is none.
@@ -60,6 +81,9 @@ def label_files(path: Path) -> LabelFiles:
         for file in _niftis(path)
         if not PROBABILITY_ENDING.match(stem(file)) and not BRAIN_MASK.search(stem(file))
     ]
+    participants = read_participants(path)
+    if participants:
+        files = [file for file in files if not _is_again(file)]
     masks = [file for file in files if MASK_ENDING.match(stem(file))]
     found: dict[str, list[Path]] = {}
     for file in masks or files:
@@ -69,6 +93,7 @@ def label_files(path: Path) -> LabelFiles:
     return LabelFiles(
         {case: several[0] for case, several in found.items() if len(several) == 1},
         {case: _duplicates(path, several) for case, several in found.items() if len(several) > 1},
+        {who: name for name, who in participants.items() if who != name},
     )
 
 
@@ -115,11 +140,17 @@ def probability_files(
     return found
 
 
+def _is_again(file: Path) -> bool:
+    """Whether a label map stands beside the same one on the case's own grid."""
+    plain = OTHER_GRID.sub("", file.name)
+    return plain != file.name and file.with_name(plain).is_file()
+
+
 def _held(case: str, name: str, regions: list[str]) -> list[tuple[str, str, int | None]]:
     """Case, region and volume of everything that a file holds, by its name."""
     if label := REGION.search(name):
-        # An entity's value has no dash; and region `label-1` stands as it is.
-        named = {one: one.lower().removeprefix("label-").replace("-", "") for one in regions}
+        # An entity's value is letters and digits; and region `label-1` stands as it is.
+        named = {one: _letters(one.lower().removeprefix("label-")) for one in regions}
         wanted = label["region"].lower()
         return [(case, one, None) for one in regions if named[one] == wanted]
     for one in regions:
@@ -128,6 +159,10 @@ def _held(case: str, name: str, regions: list[str]) -> list[tuple[str, str, int 
     if len(regions) == 1:
         return [(case, regions[0], None)]
     return [(case, one, number) for number, one in enumerate(regions)]
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text)
 
 
 def has_niftis(folder: Path) -> bool:

@@ -62,6 +62,7 @@ def predicted_files(path: Path) -> tuple[LabelFiles, dict[str, int]]:
     for number, folder in sorted(folders.items()):
         found = label_files(folder)
         merged.duplicates.update(found.duplicates)
+        merged.sources.update(found.sources)
         for case, file in found.files.items():
             if (first := folds.setdefault(case, number)) != number:
                 merged.duplicates[case] = _predicted_twice(path, first, number)

@@ -31,6 +31,7 @@ def make(tmp_path):
         (("sub-1_ses-2_T1w.nii.gz", "sub-1_ses-2_ce-gd_T1w.nii.gz"), "sub-1_ses-2"),
         (("scan.nii.gz",), "scan"),
         (("a/x_1_T1w.nii.gz", "b/x_2_FLAIR.nii.gz"), "x"),
+        (("f/patient1_T1w.nii.gz", "f/patient2_FLAIR.nii.gz"), "f"),
     ],
 )
 def test_a_case_is_called_what_its_files_have_in_common(make, names, expected):

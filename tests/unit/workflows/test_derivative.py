@@ -1,4 +1,4 @@
-"""A BIDS derivative: valid for the official validator, hostile names, reruns, nothing of the source."""
+"""A BIDS derivative: valid, safe from hostile names, rerun, with nothing of the source in it."""
 
 import gzip
 import json
@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from brainsegfounder.data.cases import Case
 from brainsegfounder.data.layouts import read_cases
-from brainsegfounder.errors import LabelError, OutputExistsError
+from brainsegfounder.errors import LabelError, OutputExistsError, RunError
 from brainsegfounder.settings import Region
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.nifti import read_labels, read_nifti
@@ -107,6 +108,12 @@ def test_the_official_validator_finds_no_error_for_bids_input(tmp_path, output):
     description = json.loads((tree.out / "dataset_description.json").read_text())
     assert description["DatasetLinks"] == {"raw": "../bids"}
     assert description["GeneratedBy"][0]["Name"] == "brainsegfounder"
+    (tmp_path / "more").mkdir()
+    (tmp_path / "bids").rename(tmp_path / "more" / "bids")
+    again = open_derivative(tree.out, read_cases([tmp_path / "more" / "bids"]), "anatomy")
+    assert list(again.links.values()) == ["raw2"]
+    description = json.loads((tree.out / "dataset_description.json").read_text())
+    assert description["DatasetLinks"] == {"raw": "../bids", "raw2": "../more/bids"}
 
 
 def test_labels_are_small_integers_with_slope_one_names_and_colours(tmp_path, output):
@@ -246,3 +253,23 @@ def test_a_damaged_sidecar_means_the_case_is_not_there(tmp_path, output):
     for text in ("", "[1]", '{"Key": "k"}', '{"Key": "k", "Files": {"labels": {"name": "../x"}}}'):
         done.sidecar.write_text(text)
         assert finished(tree, output.case, "k") is None
+
+
+def test_jobs_that_open_one_folder_at_once_lose_no_name(tmp_path):
+    names = [[f"case {job}_{number}" for number in range(5)] for job in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        trees = list(
+            pool.map(lambda some: open_derivative(tmp_path, [case_of(n) for n in some], "m"), names)
+        )
+    known = read_participants(tmp_path)
+    assert set(known) == {name for some in names for name in some}
+    for tree in trees:
+        assert {name: known[name] for name in tree.places} == {
+            name: place.participant for name, place in tree.places.items()
+        }
+
+
+def test_an_output_folder_that_cannot_be_written_is_said_at_once(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises((RunError, OutputExistsError)):
+        open_derivative(tmp_path / "out", [case_of("a")], "m")

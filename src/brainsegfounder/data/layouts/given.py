@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Collection, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 
 from brainsegfounder.data.cases import Case
@@ -192,8 +194,10 @@ def _common_name(contrasts: Mapping[str, Path]) -> str:
     names = [_without_ending(path) for path in contrasts.values()]
     if len(set(names)) == 1 and names[0]:
         return names[0]
-    common = os.path.commonprefix(names).rstrip("-_. ")
-    if common and all(names):
+    # Whole words only: patient1 and patient2 have no name in common.
+    words = zip(*(re.split(r"([-_. ])", one) for one in names), strict=False)
+    common = "".join(one[0] for one in takewhile(lambda one: len(set(one)) == 1, words))
+    if common := common.rstrip("-_. "):
         return common
     folders = {path.absolute().parent.name for path in contrasts.values()}
     return folders.pop() if len(folders) == 1 else ""

@@ -116,7 +116,7 @@ def on_slices(labels: Volume, source: SourceSeries) -> NDArray[Any]:
     if not off_vox <= MAX_OFF_VOX:
         found = f"labels that lie {off_vox:.1f} voxels away from the series"
         raise _problem(labels.source, found, "labels on the grid of the series")
-    return np.ascontiguousarray(np.flip(labels.voxels[0], flips).T)
+    return np.ascontiguousarray(np.flip(labels.voxels[0], tuple(flips)).T)
 
 
 def _segmentation(
