@@ -6,6 +6,8 @@ those of Okabe and Ito (2008), which colour-blind readers can tell apart.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,8 @@ from brainsegfounder.volumes.geometry import foreground_box
 from brainsegfounder.volumes.volume import Volume
 
 MOSAIC_WIDTH_IN = 10.0
+# A legend's row, its lines and its letters, as they come out at the legend's size.
+LEGEND_ROW_IN, LEGEND_LINE_IN, LETTER_IN = 0.22, 0.62, 0.078
 # What stays visible around a lesion, so that the reader knows where in the brain it is.
 SURROUNDINGS_MM = 18.0
 CLOSEST_VIEW_MM = 60.0
@@ -84,7 +88,10 @@ def case_mosaic(
     extent_mm = np.asarray(case.voxels.shape) * np.asarray(case.spacing_mm)
     width_mm = float(max(extent_mm[plane.across] for plane in PLANES))
     zoom = _zoom(case, width_mm)
-    num_columns, header_in, footer_in = 4, 0.45 if title else 0.08, 0.72
+    handles = _handles(case, regions, prediction is not None, reference is not None)
+    per_row = _handles_per_row(handles)
+    num_columns, header_in = 4, 0.45 if title else 0.08
+    footer_in = 0.72 + LEGEND_ROW_IN * (math.ceil(len(handles) / per_row) - 1 if handles else 0)
     column_in = MOSAIC_WIDTH_IN / num_columns
     rows_in = [column_in * float(extent_mm[plane.up]) / width_mm for plane in PLANES]
     height_in = sum(rows_in) + header_in + footer_in
@@ -109,7 +116,7 @@ def case_mosaic(
             _draw_scale_bar(axes, close)
     figure.text(0.5, 1 - 0.5 * header_in / height_in, title, color="white", fontsize=12,
                 ha="center", va="center", parse_math=False)  # fmt: skip
-    _draw_legend(figure, case, regions, prediction is not None, reference is not None)
+    _draw_legend(figure, handles, per_row, case.convention)
     return png_uri(figure)
 
 
@@ -223,9 +230,8 @@ def _draw_scale_bar(axes: Axes, view: View) -> None:
     write_on(axes, x, 0.05, f"{length_mm:.0f} mm", ha="left", va="center")
 
 
-def _draw_legend(
-    figure: Figure, case: DrawnCase, regions: Regions, predicted: bool, referenced: bool
-) -> None:
+def _handles(case: DrawnCase, regions: Regions, predicted: bool, referenced: bool) -> list[Line2D]:
+    """The lines of the legend: a colour for each region, a line for each role."""
     handles = [
         Line2D([], [], color=colour_of(number), lw=3, label=name)
         for number, name in enumerate(regions)
@@ -237,16 +243,29 @@ def _draw_legend(
         handles.append(Line2D([], [], color="white", lw=1.4, ls=DASHES, label="reference"))
     if (predicted or referenced) and not case.lesion.any():
         handles.append(Line2D([], [], ls="", label="(no voxel in any region)"))
+    return handles
+
+
+def _handles_per_row(handles: Sequence[Line2D]) -> int:
+    """All in one row where they fit, else as many as fit if each were as long as the longest."""
+    widths_in = [LEGEND_LINE_IN + LETTER_IN * len(str(one.get_label())) for one in handles]
+    if sum(widths_in) <= MOSAIC_WIDTH_IN:
+        return max(1, len(handles))
+    return max(1, int(MOSAIC_WIDTH_IN / max(widths_in)))
+
+
+def _draw_legend(
+    figure: Figure, handles: Sequence[Line2D], per_row: int, convention: Convention
+) -> None:
     legend = figure.legend(
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.3 / figure.get_figheight()),
-        ncols=max(1, len(handles)), frameon=False, labelcolor="white", fontsize=9.5,
-        borderaxespad=0.0,
+        ncols=per_row, frameon=False, labelcolor="white", fontsize=9.5, borderaxespad=0.0,
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)
-    side = "left" if case.convention == "radiological" else "right"
+    side = "left" if convention == "radiological" else "right"
     figure.text(
         0.5, 0.16 / figure.get_figheight(), ha="center", va="center", color="#c9d1d9", fontsize=8.5,
-        s=f"{case.convention.capitalize()} convention: the patient's right (R) is on the {side}; "
+        s=f"{convention.capitalize()} convention: the patient's right (R) is on the {side}; "
         "sagittal slices face left.",
     )  # fmt: skip

@@ -34,7 +34,7 @@ from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.volume import Volume
 
 # More outlines than these cannot be told apart in a picture, and longer names do not fit.
-MAX_OUTLINES, MAX_NAME = 6, 24
+MAX_OUTLINES, MAX_NAME = 6, 36
 MAX_LESIONS = 200
 KINDS = {"warning": "Look at this", "repair": "Repaired", "note": "Noted"}
 
@@ -203,7 +203,7 @@ def _of_kind(page: ScanPage, kind: str) -> list[Finding]:
 
 def _pictures(page: ScanPage, outlined: Regions) -> list[Picture]:
     """The mosaic of the labels, and that of the uncertainty where there is one."""
-    short = {_short(name): values for name, values in outlined.items()}
+    short = _shortened(outlined)
     way = {"channel": page.channel, "convention": page.convention}
     contrast = f"{page.contrast} scan" if page.contrast else "Scan"
     mosaic = case_mosaic(page.image, page.labels, None, short, _short(page.case, 60), **way)  # type: ignore[arg-type]
@@ -243,6 +243,15 @@ def _viewer(page: ScanPage, keys: Sequence[Key]) -> Mapping[str, object]:
         "aspect": data["aspect"],
         "spacing": " × ".join(f"{mm:.2f}" for mm in data["spacing_mm"]),
     }
+
+
+def _shortened(regions: Regions) -> dict[str, Sequence[int]]:
+    """The regions under names that fit into a picture, still each its own."""
+    short: dict[str, Sequence[int]] = {}
+    for number, (name, values) in enumerate(regions.items(), start=1):
+        fitting = _short(name)
+        short[f"{fitting} ({number})" if fitting in short else fitting] = values
+    return short
 
 
 def _short(name: str, longest: int = MAX_NAME) -> str:

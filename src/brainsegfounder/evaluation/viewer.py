@@ -238,7 +238,7 @@ def _aspect(grid: Grid) -> float:
 
 def _start_mm(lesion: NDArray[np.bool_], affine: NDArray[np.float64]) -> list[float]:
     """The middle voxel of the slice where the labels are largest, else the head's middle."""
-    place: Triple = tuple(n // 2 for n in lesion.shape)  # type: ignore[assignment]
+    place: Triple = tuple(n // 2 for n in lesion.shape)
     if lesion.any():
         k = int(lesion.sum(axis=(0, 1)).argmax())
         hits = np.argwhere(lesion[:, :, k])
