@@ -34,7 +34,8 @@ from brainsegfounder.runs import PACKAGES, PROVENANCE_NAME, RESEARCH_ONLY, packa
 from brainsegfounder.settings import AS_IT_IS, ReadingSettings
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.volume import Affine, Volume
-from brainsegfounder.workflows.derivative import CaseFiles, Derivative, finished, write_case
+from brainsegfounder.workflows.derivative import Derivative, finished, write_case
+from brainsegfounder.workflows.derivative_record import CaseFiles
 from brainsegfounder.workflows.derivative_tables import open_derivative, write_tables
 from brainsegfounder.workflows.inputs import open_inputs
 from brainsegfounder.workflows.model_folder import Model, load_model, model_folder

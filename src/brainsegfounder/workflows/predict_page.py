@@ -22,7 +22,7 @@ from brainsegfounder.inference.expected_dice import COVERAGE
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.session import of_volume, read_scan
 from brainsegfounder.volumes.volume import Volume
-from brainsegfounder.workflows.derivative import CaseFiles
+from brainsegfounder.workflows.derivative_record import CaseFiles
 from brainsegfounder.workflows.derivative_tables import finished_cases, lesion_rows
 from brainsegfounder.workflows.model_folder import Model
 from brainsegfounder.workflows.predict_case import Segmented
