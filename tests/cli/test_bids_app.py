@@ -127,4 +127,4 @@ def test_group_writes_tables_and_an_index_over_what_is_there(bids, tmp_path, dra
     expected = np.count_nonzero(labels.voxels) * labels.grid.voxel_volume_ml
     assert [row.split(",")[0] for row in rows] == ["a", "b"]
     assert float(rows[0].split(",")[4]) == pytest.approx(expected, abs=1e-3)
-    assert "Not a medical device" in (out / "index.html").read_text()
+    assert "Not a medical device" in (out / "report.html").read_text()

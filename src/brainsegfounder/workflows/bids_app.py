@@ -15,15 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brainsegfounder.errors import DataError, Problem, RunError
-from brainsegfounder.evaluation.report import Cell, Highlight, Report, Table, write_report
 from brainsegfounder.files import make_folder
-from brainsegfounder.runs import RESEARCH_ONLY
-from brainsegfounder.workflows.derivative_record import CaseFiles
+from brainsegfounder.inference.model_config import WEIGHTS_NAME
 from brainsegfounder.workflows.derivative_tables import write_tables
+from brainsegfounder.workflows.predict_page import write_index
 
 VALIDATOR = "bids-validator-deno"
 TIMEOUT_S = 3600
-INDEX = "index.html"
 LABEL = re.compile(r"[0-9a-zA-Z+]+")
 # Files at the top that say how the data set is to be read.
 TOP_FILES = ("dataset_description.json", "participants.tsv", "README.md")
@@ -109,32 +107,9 @@ def run_group(out: Path) -> tuple[int, Path]:
     cases = write_tables(out)
     if not cases:
         raise DataError(_nothing(out, "no finished case", "results of the level participant"))
-    page = out / INDEX
-    write_report(page, _group_report(cases))
-    return len(cases), page
-
-
-def _group_report(cases: dict[str, list[CaseFiles]]) -> Report:
-    rows: list[Sequence[Cell]] = []
-    warned: list[str] = []
-    for name, results in cases.items():
-        for one in results:
-            rows += [
-                [name, row["region"], round(float(row["volume_ml"]), 2), row["num_lesions"]]
-                for row in one.record.get("Volumes", [])
-            ]
-            flags = [f for f in one.record.get("Flags", []) if f.get("kind") == "warning"]
-            warned += [f"{name}: {flag.get('message')}" for flag in flags]
-    return Report(
-        title="Segmentations",
-        subtitle=f"All cases of this data set. {RESEARCH_ONLY}",
-        highlights=[
-            Highlight("cases", str(len(cases)), ""),
-            Highlight("warnings", str(len(warned)), "look at these cases first"),
-        ],
-        warnings=warned,
-        tables=[Table("Volumes in mL.", ["case", "region", "volume (mL)", "lesions"], rows)],
-    )
+    last = next(reversed(cases.values()))[-1].record
+    weights = last.get("Provenance", {}).get("model", {}).get(WEIGHTS_NAME, "")
+    return len(cases), write_index(out, last.get("Model", ""), weights, {}, [])
 
 
 def _subjects(bids: Path, labels: Sequence[str]) -> list[Path]:

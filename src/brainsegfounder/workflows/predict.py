@@ -5,7 +5,7 @@ report.html          all scans; those that need review first
 reports/             a page for each scan
 sub-X/…, *.csv, …    a BIDS derivative; see `derivative`
 predictions.json     the same for machines: files, refusals, findings
-provenance.json      what `replay` needs
+provenance.json      what `replay` needs, of all cases that this model made
 """
 
 from __future__ import annotations
@@ -189,17 +189,14 @@ def _predict_found(
     tree = open_derivative(out, cases, origin.model, model_sha256=origin.weights_sha256)
     result = Predicted(out, noticed=list(found.findings))
     result.refused.update({case: str(problem) for case, problem in found.problems.items()})
-    provenance: dict[str, Any] = {}
     with progress(len(cases), "predicting") as report:
         for number, case in enumerate(cases, start=1):
             try:
-                files = _case(case, found, model, origin, tree, result)
-                result.files[case.case] = files.labels
-                provenance[case.case] = _told(files, out)
+                result.files[case.case] = _case(case, found, model, origin, tree, result).labels
             except DataError as error:
                 result.refused[case.case] = str(error)
             report(number, case.case)
-    _write_summary(result, origin, provenance)
+    _write_summary(result, origin)
     if not result.files:
         raise DataError(
             f"none of {len(cases)} cases could be predicted; the first: "
@@ -274,22 +271,19 @@ def _origin(
     )
 
 
-def _told(files: CaseFiles, out: Path) -> dict[str, Any]:
-    """What `replay` must know of a case."""
-    made = files.record["Provenance"]
-    labels = {"path": files.labels.relative_to(out).as_posix(), "sha256": sha256(files.labels)}
-    return {
-        **{name: made[name] for name in ("inputs", "volumes", "threads", "device")},
-        "labels": labels,
+def _write_summary(result: Predicted, origin: Origin) -> None:
+    """Write the tables, the index, and what machines read: `predictions.json`, provenance.
+
+    Tables, index and provenance are of all cases in the folder, whichever call made them.
+    """
+    made = {
+        case: next((one for one in found if _is_by(one, origin)), None)
+        for case, found in write_tables(result.out).items()
     }
-
-
-def _write_summary(result: Predicted, origin: Origin, provenance: Mapping[str, Any]) -> None:
-    """Write the tables, the index, and what machines read: `predictions.json`, provenance."""
-    made = write_tables(result.out)
+    cases = {case: one for case, one in made.items() if one is not None}
     volumes = {
-        case: {row["region"]: row["volume_ml"] for row in found[-1].record["Volumes"]}
-        for case, found in made.items()
+        case: {row["region"]: row["volume_ml"] for row in one.record["Volumes"]}
+        for case, one in cases.items()
         if case in result.files
     }
     record = {
@@ -304,8 +298,25 @@ def _write_summary(result: Predicted, origin: Origin, provenance: Mapping[str, A
         "noticed": [asdict(one) for one in result.noticed],
     }
     write_text(result.out / SUMMARY_NAME, json.dumps(record, indent=1))
-    told = {"notice": RESEARCH_ONLY, **origin.record(), "cases": provenance}
+    made_by = {case: _provenance(one, result.out) for case, one in cases.items()}
+    told = {"notice": RESEARCH_ONLY, **origin.record(), "cases": made_by}
     write_text(result.out / PROVENANCE_NAME, json.dumps(told, indent=1))
     if origin.options.pages:
         noticed = [one.message for one in result.noticed if one.kind != "note"]
         write_index(result.out, origin.model, origin.weights_sha256, result.refused, noticed)
+
+
+def _is_by(files: CaseFiles, origin: Origin) -> bool:
+    """Whether a case was made as all others of this origin."""
+    made, ours = files.record["Provenance"], json.loads(json.dumps(origin.record()))
+    return all(made.get(name) == ours[name] for name in ("model", "reading", "predict"))
+
+
+def _provenance(files: CaseFiles, out: Path) -> dict[str, Any]:
+    """What `replay` must know of a case."""
+    made = files.record["Provenance"]
+    labels = {"path": files.labels.relative_to(out).as_posix(), "sha256": sha256(files.labels)}
+    return {
+        **{name: made[name] for name in ("inputs", "volumes", "threads", "device")},
+        "labels": labels,
+    }
