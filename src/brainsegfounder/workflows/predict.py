@@ -28,7 +28,7 @@ from brainsegfounder.data.layouts.given import explain_choice, given_case
 from brainsegfounder.data.manifest import contrast_name
 from brainsegfounder.data.source_hashes import check_unchanged, hash_sources
 from brainsegfounder.errors import DataError
-from brainsegfounder.files import sha256, write_text
+from brainsegfounder.files import check_apart, sha256, write_text
 from brainsegfounder.inference.model_config import CONFIG_NAME, WEIGHTS_NAME
 from brainsegfounder.runs import PACKAGES, PROVENANCE_NAME, RESEARCH_ONLY, package_version, progress
 from brainsegfounder.settings import AS_IT_IS, ReadingSettings
@@ -169,8 +169,10 @@ def run_predict(
     Raises:
         DataError: No case could be predicted.
         OutputExistsError: `out` holds something else.
+        UsageError: `out` lies inside an input.
     """
     options = options or PredictOptions()
+    check_apart(out, [*inputs, *(given or {}).values()])
     model = _with_flips(load_model(model_path), flips)
     origin = _origin(model, model_folder(model_path), options, reading)
     if given:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,6 @@ import torch
 
 from brainsegfounder.data.cases import Case
 from brainsegfounder.data.source_hashes import SourceHashes
-from brainsegfounder.errors import VolumeError
 from brainsegfounder.evaluation.lesion_table import Cell
 from brainsegfounder.inference.expected_dice import Expected
 from brainsegfounder.inference.model_config import CONFIG_NAME, WEIGHTS_NAME
@@ -28,14 +26,12 @@ from brainsegfounder.volumes.dicom.source import SourceSeries
 from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.location import Atlas, has_atlas, read_atlas
 from brainsegfounder.volumes.preparation import undo
-from brainsegfounder.volumes.template import register_to_template
-from brainsegfounder.volumes.volume import Affine, Volume
+from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows.derivative import CaseOutput
 from brainsegfounder.workflows.model_folder import Model
 from brainsegfounder.workflows.predict_case import Segmented
 from brainsegfounder.workflows.predict_review import REVIEW_BELOW
-
-log = logging.getLogger(__name__)
+from brainsegfounder.workflows.to_template import matrix_to_mni
 
 # Of what a case's results depend on; a new one makes all results anew.
 OUTPUT_VERSION = 1
@@ -148,7 +144,7 @@ def case_output(
     """
     options, grid = origin.options, done.prepared.source_grid
     probabilities = done.opinion.probabilities
-    to_mni = _to_mni(done) if options.locate else None
+    to_mni, doubts = matrix_to_mni(done.prepared) if options.locate else (None, ())
     return CaseOutput(
         case=done.case,
         labels=done.labels,
@@ -160,7 +156,7 @@ def case_output(
         else None,
         maps=_maps(done, uncertainty) if options.maps else {},
         on_grids=_on_grids(done, model) if options.every_grid else {},
-        flags=flags,
+        flags=[*flags, *doubts],
         region_facts=_region_facts(model, expected),
         provenance=_provenance(done, origin, hashes, began_s),
         to_mni=to_mni,
@@ -233,21 +229,6 @@ def _provenance(
         "threads": torch.get_num_threads(),
         "seconds": round(time.perf_counter() - began_s, 2),
     }
-
-
-def _to_mni(done: Segmented) -> Affine | None:
-    """From the scan's millimetres to MNI152: as it was prepared, else by a registration now."""
-    steps, image = done.prepared.steps, done.prepared.image
-    if "matrix" in steps["space"]:
-        return np.asarray(steps["space"]["matrix"], dtype=float)
-    brain = steps["brain"]
-    is_brain = brain["arrived_stripped"] or brain["method"] != "foreground"
-    inside = Volume(np.asarray(image.voxels.any(axis=0))[None], image.affine, image.source)
-    try:
-        return register_to_template(image, inside, is_brain).matrix
-    except VolumeError as error:
-        log.warning("%s: lesions are not located: %s", done.case.case, error)
-        return None
 
 
 def _atlas() -> Atlas | None:
