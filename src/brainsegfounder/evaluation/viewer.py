@@ -203,15 +203,14 @@ def _cut(image: Volume, volume: Volume, box: tuple[slice, ...]) -> Volume:
     return crop(turned, start, size)
 
 
-def _numbered(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.int16]:
+def _numbered(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.uint8]:
     """Labels as 1, 2, ... in the order of their values; any other value is 0."""
-    order = np.argsort(values)
-    ordered = np.asarray(values)[order]
-    places = np.clip(np.searchsorted(ordered, labels), 0, max(len(values) - 1, 0))
-    if not len(values):
-        return np.zeros(labels.shape, np.int16)
-    found: NDArray[np.bool_] = ordered[places] == labels
-    return np.where(found, order[places] + 1, 0).astype(np.int16)
+    beyond = max(values, default=0) + 1
+    numbers = np.zeros(beyond + 1, np.uint8)
+    for number, value in enumerate(values, start=1):
+        numbers[value] = number
+    placed: NDArray[np.uint8] = numbers[np.clip(labels, 0, beyond)]
+    return placed
 
 
 def _coarse_enough(grid: Grid, max_voxels: int) -> Grid:
