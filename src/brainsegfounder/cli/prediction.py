@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,6 +92,20 @@ def predict(
             rich_help_panel=HOW,
         ),
     ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend",
+            help="torch; or openvino, onnxruntime, with an export as --model.",
+            rich_help_panel=HOW,
+        ),
+    ] = "torch",
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--max-memory", metavar="4GiB", help="Of the whole process.", rich_help_panel=HOW
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Segment scans; labels come back on each scan's own grid, in a BIDS derivative."""
@@ -121,6 +136,8 @@ def predict(
             pages=pages,
             viewer=viewer,
             review_below=review_below,
+            backend=backend,
+            max_memory_gib=None if max_memory is None else _gib(max_memory),
         ),
     )
     _tell(done, as_json=as_json)
@@ -145,6 +162,14 @@ def replay(
             typer.echo(line)
     if not done.is_same:
         raise typer.Exit(1)
+
+
+def _gib(text: str) -> float:
+    """An amount of memory in GiB, from such as `4GiB`, `1500MiB` or `2.5`."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(Gi?B?|Mi?B?|)", text, re.IGNORECASE)
+    if found is None or float(found[1]) <= 0:
+        raise typer.BadParameter(f"--max-memory {text}: expected such as 4GiB or 1500MiB")
+    return float(found[1]) / (1024 if found[2].upper().startswith("M") else 1)
 
 
 def _tell(done: Predicted, *, as_json: bool) -> None:

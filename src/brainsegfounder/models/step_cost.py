@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -62,6 +63,21 @@ def count_step(network: nn.Module, loss: Callable[[], Tensor]) -> StepCost:
         moved_bytes=memory.moved_bytes,
         peak_bytes=memory.peak_bytes,
     )
+
+
+def count_forward(network: nn.Module, window: Tensor) -> int:
+    """Most bytes that are alive at once in a forward pass without gradients, weights included.
+
+    Args:
+        network: On the device `meta`.
+        window: Its input, on `meta`.
+    """
+    memory = _Memory()
+    for parameter in network.parameters():
+        memory.note(parameter)
+    with torch.no_grad(), memory:
+        network(window)
+    return memory.peak_bytes
 
 
 class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]

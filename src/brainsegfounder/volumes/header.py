@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,7 @@ MAX_VOXELS = 1 << 28
 # While a scan is read and prepared, this many float32 copies of it are held.
 COPIES = 3
 GIB = 1 << 30
+_LIMIT_GIB: ContextVar[float | None] = ContextVar("memory limit", default=None)
 # Beyond these no scanner and no registration goes, whatever it looks at.
 SPACING_LIMITS_MM = (1e-2, 1e2)
 MAX_ORIGIN_MM = 1e7
@@ -135,8 +141,35 @@ def check_budget(shape: tuple[int, ...], itemsize: int, file: SourceFile) -> Non
 
 def available_memory_gib() -> float:
     """Memory that this process may still take; infinite where the system does not say."""
-    free = [_meminfo_bytes(), _cgroup_bytes()]
+    free = [_meminfo_bytes(), _cgroup_bytes(), _budget_bytes()]
     return min((n for n in free if n is not None), default=math.inf) / GIB
+
+
+@contextmanager
+def memory_limit(limit_gib: float | None) -> Iterator[None]:
+    """Let this process take no more memory than that in all, as far as it plans what it takes.
+
+    Args:
+        limit_gib: Of everything it holds, its libraries included; None is no limit.
+    """
+    token = _LIMIT_GIB.set(limit_gib)
+    try:
+        yield
+    finally:
+        _LIMIT_GIB.reset(token)
+
+
+def _budget_bytes() -> int | None:
+    """What the limit leaves beside what is taken."""
+    limit_gib = _LIMIT_GIB.get()
+    if limit_gib is None:
+        return None
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        taken = pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return max(0, int(limit_gib * GIB) - taken)
 
 
 def _meminfo_bytes() -> int | None:

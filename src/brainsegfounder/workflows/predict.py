@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from brainsegfounder.data.cases import Case
@@ -29,10 +30,12 @@ from brainsegfounder.data.manifest import contrast_name
 from brainsegfounder.data.source_hashes import check_unchanged, hash_sources
 from brainsegfounder.errors import DataError
 from brainsegfounder.files import check_apart, sha256, write_text
-from brainsegfounder.inference.model_config import CONFIG_NAME, WEIGHTS_NAME
+from brainsegfounder.inference.backends import Outside, open_backend
+from brainsegfounder.inference.model_config import CONFIG_NAME, WEIGHTS_NAME, read_config
 from brainsegfounder.runs import PACKAGES, PROVENANCE_NAME, RESEARCH_ONLY, package_version, progress
 from brainsegfounder.settings import AS_IT_IS, ReadingSettings
 from brainsegfounder.volumes.findings import Finding
+from brainsegfounder.volumes.header import memory_limit
 from brainsegfounder.volumes.volume import Affine, Volume
 from brainsegfounder.workflows.derivative import Derivative, finished, write_case
 from brainsegfounder.workflows.derivative_record import CaseFiles
@@ -80,19 +83,19 @@ class Predicted:
     Attributes:
         out: The folder.
         files: The label file of each case.
-        kept: Cases that were there already, made from the same.
         refused: Reason for each case that could not be predicted.
         findings: What was noticed about each case's scans and its prediction.
         noticed: What was noticed about the input, beside its cases.
+        kept: Cases that were there already, made from the same.
         review: Cases that a person should look at, and why.
     """
 
     out: Path
     files: dict[str, Path] = field(default_factory=dict)
-    kept: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     findings: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
     noticed: list[Finding] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
 
     @property
     def review(self) -> dict[str, list[str]]:
@@ -173,13 +176,14 @@ def run_predict(
     """
     options = options or PredictOptions()
     check_apart(out, [*inputs, *(given or {}).values()])
-    model = _with_flips(load_model(model_path), flips)
+    model = _with_flips(open_model(model_path, options.backend), flips)
     origin = _origin(model, model_folder(model_path), options, reading)
-    if given:
-        found = Found([given_case(given, name)])
-        return _predict_found(found, model, origin, out, tell)
-    with open_inputs(inputs, layout, reading) as found:
-        return _predict_found(found, model, origin, out, tell)
+    with memory_limit(options.max_memory_gib):
+        if given:
+            found = Found([given_case(given, name)])
+            return _predict_found(found, model, origin, out, tell)
+        with open_inputs(inputs, layout, reading) as found:
+            return _predict_found(found, model, origin, out, tell)
 
 
 def _predict_found(
@@ -251,6 +255,20 @@ def _findings(files: CaseFiles) -> tuple[Finding, ...]:
 def _prediction(case: Case, model: Model) -> Prediction:
     labels = segment_case(case, model).labels
     return Prediction(labels.voxels[0], labels.affine)
+
+
+def open_model(path: Path, backend: str) -> Model:
+    """A model, or an export of one that another program computes.
+
+    Raises:
+        UsageError: There is no such backend, or its package is not installed.
+        WeightsError: It cannot be opened.
+    """
+    if backend == "torch":
+        return load_model(path)
+    config = read_config(path)
+    network = Outside(open_backend(backend, path, config.patch_size_vox))
+    return Model(network, config, torch.device("cpu"))
 
 
 def _with_flips(model: Model, flips: bool | None) -> Model:

@@ -15,6 +15,7 @@ from brainsegfounder.volumes.findings import Finding
 from brainsegfounder.volumes.preparation import Prepared, prepare_case
 from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows.model_folder import Model
+from brainsegfounder.workflows.predict_memory import opinion_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,9 @@ def segment_case(
         absent = [name for name in model.contrasts if name not in present]
         findings = (*findings, _absence(case, absent, present))
     image = _in_channels(prepared.image, present, model)
-    opinion = model.opinion(image, disagreement=disagreement)
+    opinion, device, noticed = opinion_within(model, image, prepared, disagreement=disagreement)
     labels = model.paint(opinion.probabilities, prepared.source_grid)
-    return Segmented(case, present, prepared, opinion, labels, findings, str(model.device))
+    return Segmented(case, present, prepared, opinion, labels, (*findings, *noticed), device)
 
 
 def present_contrasts(case: Case, model: Model) -> tuple[str, ...]:

@@ -123,7 +123,7 @@ def test_a_folder_of_something_else_is_left_alone(scans: Path, model: Path, tmp_
 def test_the_expected_dice_stands_in_the_tables_and_asks_for_review(
     predicted: Path, scans: Path, model: Path
 ) -> None:
-    rows = json.loads((predicted / "volumes.json").read_text())["Volumes"]
+    rows = json.loads((predicted / "volumes.json").read_text())["volumes"]
     told = [row for row in rows if row.get("expected_dice") is not None]
     assert told
     assert all(row["low"] <= row["expected_dice"] <= row["high"] for row in told)
