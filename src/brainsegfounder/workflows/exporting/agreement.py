@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from brainsegfounder.errors import WeightsError
+from brainsegfounder.inference.model_config import ModelConfig
 from brainsegfounder.settings import Region
 from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows.model_folder import Model
@@ -20,7 +20,6 @@ from brainsegfounder.workflows.model_folder import Model
 # Sums in another order differ by about 1e-5 of the largest logit.
 LARGEST_SHARE_OF_LOGIT = 1e-3
 LEAST_DICE = {"float32": 0.999, "int8": 0.99}
-NUM_WINDOWS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def compare(model: Model, exported: nn.Module, image: Volume, case: str) -> Agre
         image: Prepared intensities in the model's contrasts, shape (C, I, J, K).
         case: Its name.
     """
-    largest, difference = _compare_logits(model.network, exported, _windows(model, image))
+    largest, difference = _compare_logits(model.network, exported, _windows(model.config, image))
     theirs = replace(model, network=exported)
     expected, found = model.probabilities(image), theirs.probabilities(image)
     expected_labels, labels = model.paint(expected).voxels[0], model.paint(found).voxels[0]
@@ -142,18 +141,19 @@ def _compare_logits(
     return float(largest), float(gaps.max())
 
 
-def _windows(model: Model, image: Volume) -> list[Tensor]:
+def first_window(config: ModelConfig, image: Volume) -> Tensor:
+    """The window at the first voxel of a case, shape (1, C, *patch_size_vox)."""
+    return _windows(config, image)[0]
+
+
+def _windows(config: ModelConfig, image: Volume) -> list[Tensor]:
     """Windows at the start and at the end of a case."""
-    sides = model.config.patch_size_vox
+    sides = config.patch_size_vox
     missing = [max(0, side - n) for side, n in zip(sides, image.shape_vox, strict=True)]
     voxels = np.pad(image.voxels.astype(np.float32), [(0, 0), *((0, m) for m in missing)])
-    ends = [n - side for n, side in zip(voxels.shape[1:], sides, strict=True)]
-    boxes = itertools.islice(dict.fromkeys([(0, 0, 0), tuple(ends)]), NUM_WINDOWS)
-    return [
-        torch.from_numpy(
-            np.ascontiguousarray(
-                voxels[(slice(None), *(slice(a, a + n) for a, n in zip(box, sides, strict=True)))]
-            )
-        )[None]
-        for box in boxes
-    ]
+    last = [n - side for n, side in zip(voxels.shape[1:], sides, strict=True)]
+    windows = []
+    for box in dict.fromkeys([(0, 0, 0), tuple(last)]):
+        spans = [slice(first, first + n) for first, n in zip(box, sides, strict=True)]
+        windows.append(np.ascontiguousarray(voxels[(slice(None), *spans)])[None])
+    return [torch.from_numpy(window) for window in windows]

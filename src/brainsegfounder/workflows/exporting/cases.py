@@ -155,10 +155,10 @@ def _phantom(config: ModelConfig) -> Volume:
         }
     )
     image = prepare(Volume(np.concatenate(channels), affine, PHANTOM), settings).image
-    return _centre(image, [int(PHANTOM_WINDOWS * n) for n in config.patch_size_vox])
+    return centre(image, [int(PHANTOM_WINDOWS * n) for n in config.patch_size_vox])
 
 
-def _centre(image: Volume, at_most_vox: Sequence[int]) -> Volume:
+def centre(image: Volume, at_most_vox: Sequence[int]) -> Volume:
     """The middle of a volume, as it is where it is smaller."""
     spans = []
     for size, wanted in zip(image.shape_vox, at_most_vox, strict=True):
