@@ -52,7 +52,9 @@ def open_backend(
         WeightsError: The export lacks the file, is damaged, or takes windows of another size.
     """
     if kind not in get_args(Kind):
-        raise UsageError(f"backend '{kind}': no such backend; expected {', '.join(get_args(Kind))}.")
+        raise UsageError(
+            f"backend '{kind}': no such backend; expected {', '.join(get_args(Kind))}."
+        )
     if isinstance(model, nn.Module) != (kind == "torch"):
         wanted = "a loaded network" if kind == "torch" else "the folder of an export"
         raise UsageError(f"backend {kind}: got {type(model).__name__}; expected {wanted}.")

@@ -17,9 +17,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +25,7 @@ import torch
 from brainsegfounder.errors import UsageError, WeightsError
 from brainsegfounder.files import sha256, write_text
 from brainsegfounder.inference.backends import require
-from brainsegfounder.inference.model_config import ModelConfig
+from brainsegfounder.inference.model_config import ModelConfig, write_config
 from brainsegfounder.models.scales import get_scale
 from brainsegfounder.runs import RESEARCH_ONLY, package_version
 from brainsegfounder.settings import OURS
@@ -39,7 +37,6 @@ from brainsegfounder.workflows.exporting.cases import PHANTOM_WINDOWS, centre
 from brainsegfounder.workflows.exporting.release import public_facts, write_licence
 from brainsegfounder.workflows.model_card import model_card
 from brainsegfounder.workflows.model_folder import SUMS_NAME, Model
-from brainsegfounder.inference.model_config import write_config
 
 CHILD = Path(__file__).with_name("bundle_child.py")
 LIMIT_S = 1800
@@ -75,7 +72,8 @@ def check_model(config: ModelConfig) -> None:
     obstacles = {
         f"the mean of {config.members} networks; export each member by itself": config.members > 1,
         f"a {config.architecture}; export it to onnx or openvino": config.architecture != OURS,
-        f"{config.copies} copies of each contrast; export it to onnx or openvino": config.copies > 1,
+        f"{config.copies} copies of each contrast; export it to onnx or openvino": config.copies
+        > 1,
         "prepared by resizing the whole scan; export it to onnx or openvino": (
             settings.resize_vox is not None
         ),
@@ -169,7 +167,7 @@ def _run(folder: Path, work: Path) -> None:
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["no message"])[-1]
         raise WeightsError(
-            f"{folder}: MONAI's bundle runner ended with {error.returncode}: {last}. The bundle was "
+            f"{folder}: MONAI's bundle runner ended with {error.returncode}: {last}. It was "
             "removed. Use MONAI 1.6, or export to onnx."
         ) from None
 

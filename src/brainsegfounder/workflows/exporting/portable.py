@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from brainsegfounder.inference.backends import MODEL_FILES, require
+from brainsegfounder.inference.backends import MODEL_FILES, Outside, require
 from brainsegfounder.inference.model_config import ModelConfig
 from brainsegfounder.models.plain import plain
 
@@ -45,7 +45,9 @@ def write_pt2(folder: Path, program: torch.export.ExportedProgram) -> None:
 def reopen_pt2(folder: Path) -> nn.Module:
     """Read back a `model.pt2` that this process has just written; never one from elsewhere."""
     with _quiet():
-        return torch.export.load(folder / PT2_NAME).module()
+        graph = torch.export.load(folder / PT2_NAME).module()
+    # It takes one window, and refuses `eval()`, which a predictor calls.
+    return Outside(lambda windows: torch.cat([graph(window[None]) for window in windows]))
 
 
 def write_onnx(folder: Path, program: torch.export.ExportedProgram) -> None:

@@ -112,9 +112,7 @@ def test_int8_stays_near_the_model(pico, onnx_export, tmp_path):
 
 
 @pytest.mark.parametrize("merging", ["complete", "legacy"])
-def test_a_bundle_runs_in_monais_runner_and_gives_our_labels(
-    pico, pico_config, merging, tmp_path
-):
+def test_a_bundle_runs_in_monais_runner_and_gives_our_labels(pico, pico_config, merging, tmp_path):
     pytest.importorskip("monai", reason="MONAI is not installed")
     folder = pico
     if merging == "legacy":
@@ -126,7 +124,7 @@ def test_a_bundle_runs_in_monais_runner_and_gives_our_labels(
         exporting.seal(folder)
     done = export_model(folder, "monai-bundle", tmp_path / "out")
     assert done.record["agreement"]["largest_logit_difference"] < 1e-3
-    assert {value for value in done.record["agreement"]["dice"].values()} - {None}
+    assert set(done.record["agreement"]["dice"].values()) - {None}
     metadata = json.loads((done.folder / "configs" / "metadata.json").read_text())
     channels = metadata["network_data_format"]["inputs"]["image"]["channel_def"]
     assert tuple(channels.values()) == pico_config.contrasts
