@@ -72,7 +72,8 @@ class FixedAttention(nn.Module):
         x_VC = x_BIJKC.reshape(-1, x_BIJKC.shape[-1]).index_select(0, self.order)
         sizes = [count * length for count, length in self.counts]
         q, k, v = (one.split(sizes) for one in self.qkv(x_VC).chunk(3, dim=-1))
-        y_VC = torch.cat([self._attend(n, *parts) for n, parts in enumerate(zip(q, k, v))])
+        kinds = range(len(sizes))
+        y_VC = torch.cat([self._attend(n, q[n], k[n], v[n]) for n in kinds])
         y_BIJKC: Tensor = self.proj(y_VC.index_select(0, self.place)).view(x_BIJKC.shape)
         return y_BIJKC
 
@@ -85,7 +86,7 @@ class FixedAttention(nn.Module):
             k_NSHD, v_NSHD = self._padded(k_NSHD, k_bias_C), self._padded(v_NSHD, v_bias_C)
         scale = q_NLHD.shape[-1] ** -0.5
         scores_NHLS = (q_NLHD.permute(0, 2, 1, 3) * scale) @ k_NSHD.permute(0, 2, 3, 1) + bias_HLS
-        y_NHLD = scores_NHLS.softmax(-1) @ v_NSHD.permute(0, 2, 1, 3)
+        y_NHLD: Tensor = scores_NHLS.softmax(-1) @ v_NSHD.permute(0, 2, 1, 3)
         return y_NHLD.permute(0, 2, 1, 3).reshape(q_VC.shape)
 
     def _heads(self, number: int, x_VC: Tensor) -> Tensor:

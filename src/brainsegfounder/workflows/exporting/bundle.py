@@ -41,7 +41,7 @@ from brainsegfounder.workflows.model_folder import SUMS_NAME, Model
 CHILD = Path(__file__).with_name("bundle_child.py")
 LIMIT_S = 1800
 LEGACY_NAME = "legacy_merging.py"
-LEGACY = '''"""Patch merging as it was in MONAI 0.9 to 1.4, which these weights were trained with."""
+LEGACY = '''"""Patch merging as in MONAI 0.9 to 1.4, which these weights were trained with."""
 
 import torch
 from monai.networks.nets.swin_unetr import PatchMergingV2

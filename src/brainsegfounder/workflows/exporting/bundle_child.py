@@ -15,7 +15,8 @@ def main(bundle: str, work: Path) -> None:
     """Run the bundle's own workflow, then its network alone."""
     import numpy as np
     import torch
-    from monai.bundle import ConfigParser, run
+    from monai.bundle.config_parser import ConfigParser
+    from monai.bundle.scripts import run
 
     sys.path.insert(0, bundle)
     config = f"{bundle}/configs/inference.json"

@@ -93,7 +93,8 @@ def export_model(
     if to == "monai-bundle":
         bundle.check_model(model.config)
     name, image = choose_case(model.config, case)
-    windows, used = [], []
+    windows: Windows = []
+    used: list[str] = []
     if calibration is not None:
         windows, used = calibration_windows(calibration, model.config, num_windows)
     facts = {
