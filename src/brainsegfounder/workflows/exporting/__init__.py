@@ -1,0 +1,1 @@
+"""`export`: a trained model for other programs, compared with itself before it is called done."""

@@ -1,0 +1,100 @@
+"""Static int8: ranges of activations measured on training cases, weights per channel.
+
+Only 3x3x3 convolutions on fine maps are quantised, where the time is. The rest stays float32: what
+sees intensities, attention, norms, sums, and coarse maps, whose instance norm over few voxels
+multiplies every rounding. With all of it in int8 the labels of a small glioma model agreed with
+Dice 0.96 to 0.99 instead of 0.986 to 0.996, and little time was gained.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brainsegfounder.inference.backends import require
+from brainsegfounder.workflows.exporting.portable import INPUT, ONNX_NAME
+
+Windows = Sequence[NDArray[np.float32]]
+
+NO_OPERATION = ("Constant", "Parameter", "Result")
+# A map is fine that has at least this share, as one in so many, of the window's voxels.
+FINE = 8
+# The same in our network, by the names of weights, because ONNX does not tell sizes.
+FINE_NAMES = re.compile(r"(encoder2|decoder[12])\..*conv[12]\.conv|encoder1\..*conv2\.conv")
+
+
+def quantise_openvino(model: Any, windows: Windows) -> Any:
+    """OpenVINO's model in int8, by NNCF.
+
+    Raises:
+        UsageError: nncf is not installed.
+    """
+    nncf = require("nncf")
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    nodes = model.get_ops()
+    untouched = {node.get_type_name() for node in nodes} - {"Convolution", *NO_OPERATION}
+    coarse = [
+        node.get_friendly_name()
+        for node in nodes
+        if node.get_type_name() == "Convolution" and not _is_fine(node, model)
+    ]
+    return nncf.quantize(
+        model,
+        nncf.Dataset(list(windows)),
+        subset_size=len(windows),
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(types=sorted(untouched), names=coarse, validate=False),
+    )
+
+
+def _is_fine(node: Any, model: Any) -> bool:
+    """Whether a convolution of OpenVINO's is worth it: 3x3x3, on a fine map, not on the image."""
+    window, size = model.input(0).shape[2:], node.output(0).shape[2:]
+    sees_image = node.input_value(0).get_node().get_type_name() == "Parameter"
+    is_wide = tuple(node.input_value(1).shape[2:]) == (3, 3, 3)
+    return is_wide and not sees_image and math.prod(size) * FINE >= math.prod(window)
+
+
+def quantise_onnx(folder: Path, windows: Windows) -> None:
+    """Replace `model.onnx` by one in int8, by ONNX Runtime's own tools.
+
+    Raises:
+        UsageError: onnxruntime is not installed.
+    """
+    tools, onnx = require("onnxruntime.quantization"), require("onnx")
+    path = folder / ONNX_NAME
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        float32 = path.rename(Path(place) / ONNX_NAME)
+        nodes = onnx.load(str(float32)).graph.node
+        convolutions = [node for node in nodes if node.op_type == "Conv"]
+        fine = [node.name for node in convolutions if FINE_NAMES.search(node.input[1])]
+        tools.quantize_static(
+            str(float32),
+            str(path),
+            _Reader(windows),
+            quant_format=tools.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            nodes_to_quantize=fine or [node.name for node in convolutions],
+            per_channel=True,
+            activation_type=tools.QuantType.QUInt8,
+            weight_type=tools.QuantType.QInt8,
+        )
+
+
+class _Reader:
+    """Hands out windows one by one, as ONNX Runtime asks for them."""
+
+    def __init__(self, windows: Windows) -> None:
+        self._windows: Iterator[NDArray[np.float32]] = iter(windows)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        window = next(self._windows, None)
+        return None if window is None else {INPUT: window}

@@ -1,0 +1,149 @@
+"""What an export writes, and what is refused."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+from brainsegfounder.errors import StoreError, UsageError, WeightsError
+from brainsegfounder.recipes import load_recipe
+from brainsegfounder.workflows.exporting import export as exporting
+from brainsegfounder.workflows.exporting.agreement import Agreement, check, dice_of_regions
+from brainsegfounder.workflows.exporting.bundle import check_model
+from brainsegfounder.workflows.exporting.cases import calibration_windows
+from brainsegfounder.workflows.exporting.export import export_model
+from brainsegfounder.workflows.exporting.release import public_facts
+from brainsegfounder.workflows.model_folder import load_model
+
+
+def agreement(dice=1.0, difference=0.0):
+    return Agreement("case", (64, 32, 32), 5.0, difference, 0.0, {"lesion": dice}, {"lesion": 9})
+
+
+@pytest.mark.slow
+def test_a_release_is_a_model_folder_that_gives_the_same_and_names_nobody(pico, tmp_path):
+    done = export_model(pico, "safetensors", tmp_path / "out")
+    files = {path.name for path in done.folder.iterdir()}
+    assert files == {
+        *("model.safetensors", "config.json", "provenance.json", "README.md"),
+        *("LICENSE", "SHA256SUMS", "export.json"),
+    }
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=done.folder, check=True)
+    facts = load_model(done.folder, "cpu").config.provenance
+    assert facts == {
+        **{"seed": 7, "licence": "CC-BY-4.0", "num_train_subjects": 2},
+        **{"num_validation_subjects": 1, "num_test_subjects": 1},
+    }
+    record = json.loads((done.folder / "export.json").read_text())
+    assert record["agreement"]["largest_logit_difference"] == 0.0
+    assert record["agreement"]["largest_probability_difference"] == 0.0
+    assert record["notice"] == "Research use only. Not a medical device."
+    assert "CC-BY-4.0" in (done.folder / "LICENSE").read_text()
+
+
+@pytest.mark.slow
+def test_an_export_that_disagrees_is_refused_and_removed(pico, tmp_path, monkeypatch):
+    def spoilt(folder, model, _):
+        network = load_model(pico, "cpu").network
+        network.out.conv.conv.bias.data += 1.0
+        return network
+
+    monkeypatch.setitem(exporting.WRITERS, "pt2", spoilt)
+    with pytest.raises(WeightsError, match="logits differ by 1 on the embedded phantom"):
+        export_model(pico, "pt2", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "message"),
+    [
+        ("tflite", {}, "no such format; expected safetensors, onnx"),
+        ("pt2", {"int8": True}, "cannot be quantised; expected --to onnx or openvino"),
+        ("onnx", {"int8": True}, "Add --calibration STORE"),
+        ("onnx", {"calibration": "store"}, "only for --int8"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_before_anything_is_read(to, options, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        export_model(tmp_path / "no-model", to, tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"members": 5}, "the mean of 5 networks.*Export each member by itself"),
+        ({"architecture": "segresnet"}, "a segresnet.*Export it to onnx or openvino"),
+        ({"copies": 2}, "2 copies of each contrast"),
+    ],
+)
+def test_a_bundle_of_what_monais_network_cannot_be_is_refused(pico_config, changes, message):
+    with pytest.raises(UsageError, match=message):
+        check_model(pico_config.model_copy(update=changes))
+
+
+@pytest.mark.parametrize(
+    ("found", "precision", "message"),
+    [
+        (agreement(difference=0.02), "float32", "logits differ by 0.02"),
+        (agreement(difference=float("nan")), "float32", "logits differ by nan"),
+        (agreement(dice=0.98), "float32", "Dice lesion 0.9800; expected 0.999"),
+        (agreement(dice=0.98), "int8", "Calibrate on more cases"),
+        (agreement(dice=None), "int8", "finds nothing in case"),
+    ],
+)
+def test_what_differs_too_much_is_refused(found, precision, message):
+    with pytest.raises(WeightsError, match=message):
+        check(found, precision, "out")
+
+
+@pytest.mark.parametrize(
+    ("found", "precision"),
+    [
+        (agreement(dice=0.9995, difference=1e-4), "float32"),
+        (agreement(dice=None, difference=1e-4), "float32"),
+        (agreement(dice=0.992, difference=3.0), "int8"),
+    ],
+)
+def test_what_agrees_is_not(found, precision):
+    assert check(found, precision, "out") is None
+
+
+def test_agreement_of_labels_is_by_region(pico_config):
+    (name, region) = next(iter(pico_config.regions.items()))
+    labels = np.zeros((4, 4, 4), np.int16)
+    labels[:2] = region.labels[0]
+    half = np.where(np.arange(4)[:, None, None] < 1, labels, 0)
+    assert dice_of_regions(labels, half, {name: region}) == {name: pytest.approx(2 / 3)}
+    assert dice_of_regions(labels * 0, labels * 0, {name: region}) == {name: None}
+
+
+def test_members_of_an_ensemble_name_nobody_either():
+    facts = {"members": [{"train_subjects": ["sub-1"], "weights_sha256": "ab"}]}
+    assert public_facts(facts) == {
+        "members": [{"num_train_subjects": 1, "weights_sha256": "ab"}],
+    }
+
+
+def config_for(cohort, pico_config, held_out):
+    recipe = load_recipe("demo-target")
+    changes = {"preparation": recipe.preparation, "contrasts": recipe.data.contrasts}
+    provenance = {"validation_subjects": held_out[:1], "test_subjects": held_out[1:]}
+    return pico_config.model_copy(update=changes | {"provenance": provenance})
+
+
+def test_int8_is_calibrated_on_training_cases_alone(cohort, pico_config):
+    config = config_for(cohort, pico_config, ["sub-001", "sub-002", "sub-003"])
+    windows, cases = calibration_windows(cohort, config, 7)
+    again, _ = calibration_windows(cohort, config, 7)
+    assert len(windows) == 7
+    assert not [name for name in cases if name.startswith(("sub-001", "sub-002", "sub-003"))]
+    assert all(window.shape == (1, len(config.contrasts), 64, 32, 32) for window in windows)
+    assert all(window.any() for window in windows)
+    assert all(np.array_equal(a, b) for a, b in zip(windows, again, strict=True))
+
+
+def test_a_store_without_training_cases_cannot_calibrate(cohort, pico_config):
+    config = config_for(cohort, pico_config, [f"sub-{n:03d}" for n in range(6)])
+    with pytest.raises(StoreError, match="were held out"):
+        calibration_windows(cohort, config, 4)

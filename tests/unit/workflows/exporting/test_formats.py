@@ -1,0 +1,132 @@
+"""Each format, written and read back by the program it is for."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from brainsegfounder.errors import WeightsError
+from brainsegfounder.inference.backends import open_backend
+from brainsegfounder.workflows.exporting import export as exporting
+from brainsegfounder.workflows.exporting.export import export_model
+from brainsegfounder.workflows.exporting.quantise import quantise_onnx
+from brainsegfounder.workflows.model_folder import load_model
+
+NOT_INSTALLED = "the extra `export` is not installed"
+WINDOW = (64, 32, 32)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def program(pico):
+    """The model as a graph, made once."""
+    model = load_model(pico, "cpu")
+    return exporting.portable.trace(model.network, model.config)
+
+
+@pytest.fixture
+def traced(program, monkeypatch):
+    """Formats are written from the graph that was made once."""
+    monkeypatch.setattr(exporting.portable, "trace", lambda network, config: program)
+
+
+@pytest.fixture(scope="module")
+def onnx_export(pico, program, tmp_path_factory):
+    """An export to ONNX."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=NOT_INSTALLED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting.portable, "trace", lambda network, config: program)
+        return export_model(pico, "onnx", tmp_path_factory.mktemp("onnx") / "out").folder
+
+
+def some_windows(config, number=2):
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(number, len(config.contrasts), *WINDOW, generator=generator)
+
+
+def test_a_pt2_gives_the_logits_of_its_model(pico, tmp_path, traced):
+    record = export_model(pico, "pt2", tmp_path / "out").record
+    assert record["agreement"]["largest_logit_difference"] < 1e-4
+    assert record["bytes"]["model.pt2"] > 1e6
+
+
+def test_the_onnx_runs_without_torch(pico, onnx_export, tmp_path):
+    model = load_model(pico, "cpu")
+    window = some_windows(model.config, 1)
+    np.save(tmp_path / "window.npy", window.numpy())
+    child = """
+        import sys
+        sys.modules["torch"] = None
+        import numpy, onnxruntime
+        session = onnxruntime.InferenceSession(sys.argv[1])
+        logits = session.run(["logits"], {"image": numpy.load("window.npy")})[0]
+        numpy.save("logits.npy", logits)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(child), str(onnx_export / "model.onnx")]
+    subprocess.run(words, cwd=tmp_path, check=True)
+    with torch.inference_mode():
+        expected = model.network(window).numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-4)
+
+
+def test_onnxruntime_takes_several_windows_but_of_one_size(pico, onnx_export):
+    model = load_model(pico, "cpu")
+    windows = some_windows(model.config)
+    compute = open_backend("onnxruntime", onnx_export, WINDOW, threads=1)
+    with torch.inference_mode():
+        expected = model.network(windows)
+    torch.testing.assert_close(compute(windows), expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(WeightsError, match=r"takes windows of \(64, 32, 32\) voxels"):
+        open_backend("onnxruntime", onnx_export, (64, 64, 64))
+
+
+def test_openvino_gives_the_logits_of_the_model(pico, tmp_path, traced):
+    for package in ("onnx", "onnxscript", "openvino"):
+        pytest.importorskip(package, reason=NOT_INSTALLED)
+    done = export_model(pico, "openvino", tmp_path / "out")
+    model = load_model(pico, "cpu")
+    windows = some_windows(model.config)
+    compute = open_backend("openvino", done.folder, WINDOW, threads=1)
+    with torch.inference_mode():
+        expected = model.network(windows)
+    torch.testing.assert_close(compute(windows), expected, atol=1e-3, rtol=1e-3)
+    assert not (done.folder / "model.onnx").exists()
+
+
+def test_int8_stays_near_the_model(pico, onnx_export, tmp_path):
+    model = load_model(pico, "cpu")
+    windows = some_windows(model.config)
+    (tmp_path / "model.onnx").write_bytes((onnx_export / "model.onnx").read_bytes())
+    quantise_onnx(tmp_path, [window[None].numpy() for window in windows])
+    with torch.inference_mode():
+        expected = model.network(windows)
+    found = open_backend("onnxruntime", tmp_path, WINDOW, threads=1)(windows)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert 0 < float((found - expected).abs().mean()) < 0.2 * float(expected.std())
+
+
+@pytest.mark.parametrize("merging", ["complete", "legacy"])
+def test_a_bundle_runs_in_monais_runner_and_gives_our_labels(pico, pico_config, merging, tmp_path):
+    pytest.importorskip("monai", reason="MONAI is not installed")
+    folder = pico
+    if merging == "legacy":
+        folder = tmp_path / "model"
+        network = load_model(pico, "cpu").network
+        config = pico_config.model_copy(update={"merging": merging})
+        exporting.write_release(folder, network, config)
+        (folder / "LICENSE").unlink()
+        exporting.seal(folder)
+    done = export_model(folder, "monai-bundle", tmp_path / "out")
+    assert done.record["agreement"]["largest_logit_difference"] < 1e-3
+    assert set(done.record["agreement"]["dice"].values()) - {None}
+    metadata = json.loads((done.folder / "configs" / "metadata.json").read_text())
+    channels = metadata["network_data_format"]["inputs"]["image"]["channel_def"]
+    assert tuple(channels.values()) == pico_config.contrasts
+    assert (done.folder / "scripts").is_dir() == (merging == "legacy")
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=done.folder, check=True)
