@@ -16,6 +16,7 @@ from brainsegfounder.cli.comparing import compare
 from brainsegfounder.cli.endings import end_with_refused
 from brainsegfounder.cli.evaluation import evaluate
 from brainsegfounder.cli.experiments import contrasts, crossval, fewshot, scales, tables
+from brainsegfounder.cli.exporting import export
 from brainsegfounder.cli.launching import launchable
 from brainsegfounder.cli.options import (
     Data,
@@ -232,6 +233,7 @@ def finetune(
 
 app.command()(predict)
 app.command()(replay)
+app.command()(export)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(audit)
