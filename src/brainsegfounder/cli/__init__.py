@@ -339,7 +339,7 @@ def recipe_explain(
 def main() -> None:
     """Run the command line; every error of ours is one line and its own exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("numexpr", "matplotlib", "nibabel"):
+    for noisy in ("numexpr", "matplotlib", "nibabel", "highdicom"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         app()

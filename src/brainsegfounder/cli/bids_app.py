@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the app; every error of ours is one line and its own exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("highdicom").setLevel(logging.ERROR)
     chosen = parser().parse_args(arguments)
     try:
         sys.exit(participant(chosen) if chosen.level == "participant" else group(chosen))

@@ -64,6 +64,8 @@ class ModelConfig(Section):
     """Name and value of every label that may be written."""
     regions: dict[str, Region]
     """Regions in the order of the output channels."""
+    regions_are: Literal["lesions", "structures"] = "lesions"
+    """Whether the parts of a region are listed, as one does with lesions."""
     target: Literal["regions", "classes"]
     """Whether outputs are sigmoids of regions or a softmax over background and labels."""
     preparation: PreparationSettings
@@ -121,6 +123,7 @@ def config_of(
         copies=recipe.data.copies if kind == "segmentation" else 1,
         labels=recipe.data.labels,
         regions=recipe.data.regions,
+        regions_are=recipe.data.regions_are,
         target=recipe.finetune.target if recipe.finetune else "regions",
         preparation=recipe.preparation,
         patch_size_vox=stage.patch_size_vox,

@@ -151,6 +151,8 @@ class DataSettings(Section):
     """Name of each label value that may stand in a mask, beside 0."""
     regions: dict[str, Region] = {}
     """Regions in the order of the output channels."""
+    regions_are: Literal["lesions", "structures"] = "lesions"
+    """Whether a prediction lists the parts of each region, as one does with lesions."""
     exclude_subjects: tuple[str, ...] = ()
     """Subjects never prepared nor trained on (kept for a later test)."""
 

@@ -94,6 +94,7 @@ class CaseOutput:
         label_names: Value of each label by its name.
         regions: Which labels each region has.
         contrasts: Those that were used; the first one's grid is that of `labels`.
+        lists_lesions: Whether the parts of regions are counted and listed.
         probabilities: Of each region in order, shape (R, I, J, K), or None.
         maps: Such as entropy and disagreement, each of shape (1, I, J, K).
         on_grids: The labels on the grids of further contrasts, by contrast.
@@ -110,6 +111,7 @@ class CaseOutput:
     label_names: Mapping[str, int]
     regions: Mapping[str, Region]
     contrasts: Sequence[str]
+    lists_lesions: bool = True
     probabilities: Volume | None = None
     maps: Mapping[str, Volume] = field(default_factory=dict)
     on_grids: Mapping[str, Volume] = field(default_factory=dict)
@@ -136,11 +138,11 @@ def write_case(tree: Derivative, output: CaseOutput, key: str) -> CaseFiles:
     writer = _Writer(tree, output)
     remove_case(writer.path("dseg.json"))
     make_folder(writer.folder)
-    lesions = lesion_table(output.labels, _values(output), output.to_mni, output.atlas)
-    sizes = region_sizes(output.labels, _values(output), lesions)
+    lesions = _lesions(output)
+    rows = _volume_rows(output, region_sizes(output.labels, _values(output), lesions))
     writer.write_labels()
     writer.write_images()
-    writer.write_tables(_volume_rows(sizes, output.region_facts), lesions)
+    writer.write_tables(rows, lesions)
     if output.write_segmentation is not None:
         path = writer.path("seg.dcm")
         output.write_segmentation(path)
@@ -154,7 +156,7 @@ def write_case(tree: Derivative, output: CaseOutput, key: str) -> CaseFiles:
         "Contrasts": list(output.contrasts),
         "Labels": dict(output.label_names),
         "Regions": {name: list(values) for name, values in _values(output).items()},
-        "Volumes": _volume_rows(sizes, output.region_facts),
+        "Volumes": rows,
         "Atlas": output.atlas.title if output.atlas and output.to_mni is not None else None,
         "Flags": [asdict(_without_folders(flag)) for flag in output.flags],
         "Provenance": dict(output.provenance),
@@ -280,15 +282,20 @@ def _values(output: CaseOutput) -> dict[str, tuple[int, ...]]:
     return {name: region.labels for name, region in output.regions.items()}
 
 
-def _volume_rows(
-    sizes: Sequence[RegionSize], facts: Mapping[str, Mapping[str, Cell]]
-) -> list[dict[str, Cell]]:
+def _lesions(output: CaseOutput) -> list[Lesion]:
+    """Every lesion, largest first; none where regions are structures."""
+    if not output.lists_lesions:
+        return []
+    return list(lesion_table(output.labels, _values(output), output.to_mni, output.atlas))
+
+
+def _volume_rows(output: CaseOutput, sizes: Sequence[RegionSize]) -> list[dict[str, Cell]]:
     return [
         {
             "region": size.region,
             "volume_ml": round(size.volume_ml, 4),
-            "num_lesions": size.num_lesions,
-            **facts.get(size.region, {}),
+            "num_lesions": size.num_lesions if output.lists_lesions else None,
+            **output.region_facts.get(size.region, {}),
         }
         for size in sizes
     ]

@@ -210,8 +210,12 @@ def seal(folder: Path) -> None:
     write_text(folder / SUMS_NAME, "".join(lines))
 
 
-def check_sums(folder: Path) -> None:
+def check_sums(folder: Path, needed: Sequence[str] = (WEIGHTS_NAME, CONFIG_NAME)) -> None:
     """Compare every file of a model folder with its sum.
+
+    Args:
+        folder: Of a model, or of an export of one.
+        needed: Files that must be there.
 
     Raises:
         WeightsError: A sum is missing or malformed, or a file is missing or was changed.
@@ -225,7 +229,7 @@ def check_sums(folder: Path) -> None:
             "whole."
         ) from None
     sums = dict(line.split("  ", 1)[::-1] for line in text.splitlines() if "  " in line)
-    unlisted = [name for name in (WEIGHTS_NAME, CONFIG_NAME) if name not in sums]
+    unlisted = [name for name in needed if name not in sums]
     if unlisted:
         raise WeightsError(f"{path}: has no sum of {unlisted[0]}. Get the folder again, whole.")
     for name, expected in sums.items():

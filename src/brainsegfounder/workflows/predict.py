@@ -30,7 +30,7 @@ from brainsegfounder.data.manifest import contrast_name
 from brainsegfounder.data.source_hashes import check_unchanged, hash_sources
 from brainsegfounder.errors import DataError
 from brainsegfounder.files import check_apart, sha256, write_text
-from brainsegfounder.inference.backends import Outside, open_backend
+from brainsegfounder.inference.backends import MODEL_FILES, Outside, open_backend
 from brainsegfounder.inference.model_config import CONFIG_NAME, WEIGHTS_NAME, read_config
 from brainsegfounder.runs import PACKAGES, PROVENANCE_NAME, RESEARCH_ONLY, package_version, progress
 from brainsegfounder.settings import AS_IT_IS, ReadingSettings
@@ -41,7 +41,12 @@ from brainsegfounder.workflows.derivative import Derivative, finished, write_cas
 from brainsegfounder.workflows.derivative_record import CaseFiles
 from brainsegfounder.workflows.derivative_tables import open_derivative, write_tables
 from brainsegfounder.workflows.inputs import open_inputs
-from brainsegfounder.workflows.model_folder import Model, load_model, model_folder
+from brainsegfounder.workflows.model_folder import (
+    Model,
+    check_sums,
+    load_model,
+    model_folder,
+)
 from brainsegfounder.workflows.predict_case import present_contrasts, segment_case
 from brainsegfounder.workflows.predict_output import (
     Origin,
@@ -268,7 +273,13 @@ def open_model(path: Path, backend: str) -> Model:
         return load_model(path)
     config = read_config(path)
     network = Outside(open_backend(backend, path, config.patch_size_vox))
+    check_sums(path, (weights_name(backend), CONFIG_NAME))
     return Model(network, config, torch.device("cpu"))
+
+
+def weights_name(backend: str) -> str:
+    """The file that holds the weights which a backend computes with."""
+    return MODEL_FILES.get(backend, WEIGHTS_NAME)
 
 
 def _with_flips(model: Model, flips: bool | None) -> Model:
@@ -283,7 +294,7 @@ def _origin(
 ) -> Origin:
     return Origin(
         model=model.config.name,
-        weights_sha256=sha256(folder / WEIGHTS_NAME),
+        weights_sha256=sha256(folder / weights_name(options.backend)),
         config_sha256=sha256(folder / CONFIG_NAME),
         options=options,
         reading=reading,

@@ -151,6 +151,7 @@ def case_output(
         label_names=model.config.labels,
         regions=model.config.regions,
         contrasts=done.present,
+        lists_lesions=model.config.regions_are == "lesions",
         probabilities=_of_regions(undo(probabilities, grid), model)
         if options.probabilities
         else None,

@@ -70,7 +70,7 @@ def write_case_page(
             volumes_ml={row["region"]: row["volume_ml"] for row in files.record["Volumes"]},
             review=_review(files),
             findings=[_told(flag) for flag in flags],
-            lesions=_lesions(files),
+            lesions=_lesions(files) if model.config.regions_are == "lesions" else None,
             expected_dice=_expected(files),
             why_no_expected_dice=why_not_expected(model),
             expected_dice_from=_expected_from(model),

@@ -65,6 +65,11 @@ def _unfamiliar(done: Segmented, model: Model) -> Iterator[Finding]:
     if familiar is None:
         message = "the model does not say how the scans looked that it was trained on, so this one "
         yield Finding("not_compared", done.case.case, message + "was not compared to them.", "note")
+        if _is_head(done):
+            message = (
+                "a whole head, as no brain was taken out of it; was the model trained on such?"
+            )
+            yield Finding("whole_head", done.case.case, message, "warning")
         return
     for code, message in doubts(familiar, appearance(done.prepared.image, done.present)):
         yield Finding(code, done.case.case, message, "warning")
@@ -80,3 +85,9 @@ def _doubtful(
                 f"{one.high:.2f} would be no surprise."
             )
             yield Finding("expected_dice_low", case, message, "warning")
+
+
+def _is_head(done: Segmented) -> bool:
+    """Whether the model saw the skull, too."""
+    seen = {finding.code for finding in done.findings}
+    return done.prepared.steps["brain"]["method"] == "foreground" and "whole_head" in seen

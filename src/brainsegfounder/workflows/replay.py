@@ -28,7 +28,8 @@ from brainsegfounder.settings import PredictSettings, ReadingSettings
 from brainsegfounder.volumes.label_image import write_labels
 from brainsegfounder.volumes.nifti import read_labels
 from brainsegfounder.workflows.inputs import open_inputs
-from brainsegfounder.workflows.model_folder import Model, load_model, model_folder
+from brainsegfounder.workflows.model_folder import Model, model_folder
+from brainsegfounder.workflows.predict import open_model, weights_name
 from brainsegfounder.workflows.predict_case import segment_case
 
 MASK = "mask-"
@@ -97,8 +98,9 @@ def run_replay(provenance: Path, inputs: Sequence[Path], model_path: Path) -> Re
         UsageError: The model is another one.
     """
     told = _read(provenance)
-    _check_model(told, model_folder(model_path))
-    model = _as_then(load_model(model_path), told)
+    backend = told.get("options", {}).get("backend", "torch")
+    _check_model(told, model_folder(model_path), backend)
+    model = _as_then(open_model(model_path, backend), told)
     reading = ReadingSettings.model_validate(told["reading"])
     with (
         tempfile.TemporaryDirectory(prefix="brainsegfounder-") as room,
@@ -149,11 +151,12 @@ def _read(path: Path) -> dict[str, Any]:
     return told
 
 
-def _check_model(told: Mapping[str, Any], folder: Path) -> None:
-    for name in (WEIGHTS_NAME, CONFIG_NAME):
-        if sha256(folder / name) != told["model"].get(name):
+def _check_model(told: Mapping[str, Any], folder: Path, backend: str) -> None:
+    for kept_as, name in ((WEIGHTS_NAME, weights_name(backend)), (CONFIG_NAME, CONFIG_NAME)):
+        file = folder / name
+        if not file.is_file() or sha256(file) != told["model"].get(kept_as):
             raise UsageError(
-                f"{folder / name}: not the one that made the prediction (its SHA-256 differs); "
+                f"{file}: not the one that made the prediction (its SHA-256 differs); "
                 f"expected model {told['model'].get('name')}. Give that model with --model."
             )
 
