@@ -101,7 +101,7 @@ def write_bundle(folder: Path, model: Model) -> None:
         "downsample": {
             "complete": "merging",
             "v2": "mergingv2",
-            "legacy": "$scripts.legacy_merging.LegacyMerging",
+            "legacy": "$LegacyMerging",
         }[config.merging],
     }
     for name, content in (

@@ -68,7 +68,7 @@ def inference_config(config: ModelConfig, network: dict[str, Any]) -> dict[str, 
     """The runner's configuration: read, prepare, slide, carry back, paint, write."""
     imports = ["$import glob", "$import os", "$import numpy as np", "$import torch"]
     if config.merging == "legacy":
-        imports.append("$import scripts.legacy_merging")
+        imports.append("$from scripts.legacy_merging import LegacyMerging")
     return {
         "imports": imports,
         "bundle_root": ".",
