@@ -116,31 +116,41 @@ def read_session(
     """
     _check_present(case, paths, contrasts)
     check_one_subject(case, (paths[name] for name in contrasts))
-    scans = [
-        read_scan(paths[name], of_volume(reading, (volumes or {}).get(name))) for name in contrasts
-    ]
-    marks = tuple(fingerprint(to_ras(scan).voxels[0]) for scan in scans)
-    _check_no_copies(case, contrasts, marks)
-    findings = [finding for scan in scans for finding in scan.findings]
-    findings += [f for name in contrasts for f in _name_findings(case, name, paths[name])]
-    first, channels, grids = scans[0], [scans[0].voxels], [_own(scans[0])]
+    first: Volume | None = None
+    found: list[Finding] = []
+    doubts: list[Finding] = []
+    marks: list[str] = []
+    grids: list[InputGrid] = []
     registered: dict[str, Any] = {}
-    for name, volume in zip(contrasts[1:], scans[1:], strict=True):
-        if setting == "rigid" and not same_grid(volume.grid, first.grid):
-            volume, grid, record, doubts = _registered(case, name, volume, first)
+    # One scan at a time beside the stack of all: together they would be there twice.
+    stack = np.empty((0,), np.float32)
+    for number, name in enumerate(contrasts):
+        scan = read_scan(paths[name], of_volume(reading, (volumes or {}).get(name)))
+        marks.append(fingerprint(to_ras(scan).voxels[0]))
+        _check_no_copies(case, contrasts[: number + 1], marks)
+        found += scan.findings
+        if first is None:
+            stack = np.empty((len(contrasts), *scan.shape_vox), scan.voxels.dtype)
+            grid = _own(scan)
+        elif setting == "rigid" and not same_grid(scan.grid, first.grid):
+            scan, grid, record, noticed = _registered(case, name, scan, first)
             registered[name] = record
+            doubts += noticed
         else:
-            _check_grid(volume, first, name, contrasts[0])
-            grid = InputGrid(volume.grid, first.affine @ np.linalg.inv(volume.affine))
-            doubts = _place_findings(case, name, volume, first)
-        channels.append(volume.voxels)
+            _check_grid(scan, first, name, contrasts[0])
+            grid = InputGrid(scan.grid, first.affine @ np.linalg.inv(scan.affine))
+            doubts += _place_findings(case, name, scan, first)
+        stack[number] = scan.voxels[0]
         grids.append(grid)
-        findings += doubts
-    image = Volume(np.concatenate(channels), first.affine, case)
+        first = first or replace(scan, voxels=stack[:1])
+    if first is None:
+        raise ValueError("no contrast asked for; expected at least one")
+    findings = [*found, *(f for n in contrasts for f in _name_findings(case, n, paths[n])), *doubts]
+    image = Volume(stack, first.affine, case)
     steps: dict[str, Any] = {"contrasts": list(contrasts)}
     if registered:
         steps["registration"] = {"to": contrasts[0], "kind": "rigid", "contrasts": registered}
-    return Session(image, tuple(contrasts), tuple(grids), marks, tuple(findings), steps)
+    return Session(image, tuple(contrasts), tuple(grids), tuple(marks), tuple(findings), steps)
 
 
 def of_volume(reading: ReadingSettings, number: int | None) -> ReadingSettings:
