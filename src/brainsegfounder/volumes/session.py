@@ -116,14 +116,11 @@ def read_session(
     """
     _check_present(case, paths, contrasts)
     check_one_subject(case, (paths[name] for name in contrasts))
-    first: Volume | None = None
     found: list[Finding] = []
-    doubts: list[Finding] = []
     marks: list[str] = []
-    grids: list[InputGrid] = []
-    registered: dict[str, Any] = {}
+    placed: list[_Placed] = []
     # One scan at a time beside the stack of all: together they would be there twice.
-    stack = np.empty((0,), np.float32)
+    stack, first = np.empty(0, np.float32), None
     for number, name in enumerate(contrasts):
         scan = read_scan(paths[name], of_volume(reading, (volumes or {}).get(name)))
         marks.append(fingerprint(to_ras(scan).voxels[0]))
@@ -131,26 +128,47 @@ def read_session(
         found += scan.findings
         if first is None:
             stack = np.empty((len(contrasts), *scan.shape_vox), scan.voxels.dtype)
-            grid = _own(scan)
-        elif setting == "rigid" and not same_grid(scan.grid, first.grid):
-            scan, grid, record, noticed = _registered(case, name, scan, first)
-            registered[name] = record
-            doubts += noticed
-        else:
-            _check_grid(scan, first, name, contrasts[0])
-            grid = InputGrid(scan.grid, first.affine @ np.linalg.inv(scan.affine))
-            doubts += _place_findings(case, name, scan, first)
-        stack[number] = scan.voxels[0]
-        grids.append(grid)
-        first = first or replace(scan, voxels=stack[:1])
+            first = replace(scan, voxels=stack[:1])
+            stack[0] = scan.voxels[0]
+        volume, place = _place(case, (name, contrasts[0]), scan, first, setting)
+        stack[number] = volume.voxels[0]
+        placed.append(place)
     if first is None:
         raise ValueError("no contrast asked for; expected at least one")
+    doubts = [doubt for place in placed for doubt in place.doubts]
     findings = [*found, *(f for n in contrasts for f in _name_findings(case, n, paths[n])), *doubts]
     image = Volume(stack, first.affine, case)
+    pairs = zip(contrasts, placed, strict=True)
+    registered = {name: place.record for name, place in pairs if place.record is not None}
     steps: dict[str, Any] = {"contrasts": list(contrasts)}
     if registered:
         steps["registration"] = {"to": contrasts[0], "kind": "rigid", "contrasts": registered}
-    return Session(image, tuple(contrasts), tuple(grids), tuple(marks), tuple(findings), steps)
+    grids = tuple(place.grid for place in placed)
+    return Session(image, tuple(contrasts), grids, tuple(marks), tuple(findings), steps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """How a contrast came onto the grid of the first one."""
+
+    grid: InputGrid
+    doubts: Sequence[Finding] = ()
+    record: dict[str, Any] | None = None
+
+
+def _place(
+    case: str, names: tuple[str, str], scan: Volume, first: Volume, setting: str
+) -> tuple[Volume, _Placed]:
+    """A scan on the grid of the first contrast, which may be itself; `names` are of both."""
+    name, first_name = names
+    if name == first_name:
+        return scan, _Placed(_own(scan))
+    if setting == "rigid" and not same_grid(scan.grid, first.grid):
+        volume, grid, record, doubts = _registered(case, name, scan, first)
+        return volume, _Placed(grid, doubts, record)
+    _check_grid(scan, first, name, first_name)
+    grid = InputGrid(scan.grid, first.affine @ np.linalg.inv(scan.affine))
+    return scan, _Placed(grid, _place_findings(case, name, scan, first))
 
 
 def of_volume(reading: ReadingSettings, number: int | None) -> ReadingSettings:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from brainsegfounder.evaluation.mosaic import case_mosaic
 from brainsegfounder.evaluation.mosaic_map import ScanMap
 from brainsegfounder.evaluation.pages import Picture
 from brainsegfounder.evaluation.scan_index import IndexRow, ScanIndex, write_scan_index
@@ -20,6 +23,7 @@ from brainsegfounder.evaluation.thumbnail import thumbnail
 from brainsegfounder.files import write_bytes
 from brainsegfounder.inference.expected_dice import COVERAGE
 from brainsegfounder.volumes.findings import Finding
+from brainsegfounder.volumes.preparation import undo_labels
 from brainsegfounder.volumes.session import of_volume, read_scan
 from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows.derivative_record import CaseFiles
@@ -79,6 +83,7 @@ def write_case_page(
             model=origin.model,
             model_sha256=origin.weights_sha256,
             facts={"contrasts": ", ".join(done.present), "device": done.device},
+            preparation=[_brain_picture(done, image)],
             provenance=files.record["Provenance"],
             index=f"../{INDEX_NAME}",
             with_viewer=origin.options.viewer,
@@ -177,6 +182,17 @@ def _lesions(files: CaseFiles) -> list[LesionLine]:
         )
         for row in rows
     ]
+
+
+def _brain_picture(done: Segmented, image: Volume) -> Picture:
+    """Where intensities were standardised, and windows stand."""
+    prepared = done.prepared
+    mask = Volume(prepared.brain[None].astype(np.int16), prepared.image.affine, image.source)
+    brain = undo_labels(mask, prepared.source_grid)
+    how = prepared.steps["brain"]
+    caption = f"The brain as it was found ({how['method']}, {how['volume_ml']:.0f} mL)."
+    uri = case_mosaic(image, brain, None, {"brain": (1,)}, done.case.case)
+    return Picture(uri, caption, "Outline of the brain in three planes.")
 
 
 def _told(flag: Finding) -> Finding:
