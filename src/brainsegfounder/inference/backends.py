@@ -7,6 +7,7 @@ model on the fly: an export was compared with the model it came from, and conver
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from brainsegfounder.errors import UsageError, WeightsError
+
+TELEMETRY = "openvino_telemetry"
 
 Kind = Literal["torch", "openvino", "onnxruntime"]
 Triple = tuple[int, int, int]
@@ -96,6 +99,7 @@ def require(package: str) -> Any:
     Raises:
         UsageError: It is not installed; the message names the extra.
     """
+    _without_telemetry()
     try:
         return import_module(package)
     except ImportError as error:
@@ -103,6 +107,15 @@ def require(package: str) -> Any:
             f"{package}: not installed ({error}); expected for this format or backend. Install it: "
             "pip install 'brainsegfounder[export]'"
         ) from None
+
+
+def _without_telemetry() -> None:
+    """Keep OpenVINO and NNCF from telling their makers what is done here.
+
+    Both send statistics through a package of their own unless it cannot be imported; then they
+    have a stub. Nothing in this package opens a connection.
+    """
+    sys.modules.setdefault(TELEMETRY, None)  # type: ignore[arg-type]
 
 
 def _existing_file(kind: str, folder: Path) -> Path:

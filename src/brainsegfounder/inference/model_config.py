@@ -82,6 +82,8 @@ class ModelConfig(Section):
     """How many channels of the network each contrast fills; it is given once."""
     members: Annotated[int, Field(ge=1)] = 1
     """Networks of this kind whose probabilities are averaged, such as those of all folds."""
+    smallest_ml: dict[str, float] = {}
+    """For each region the volume below which a part of it is dropped; chosen on validation."""
     expected_dice: dict[str, DiceLine] = {}
     """For each region that was checked on cases beside the training: what Dice to expect."""
     familiar: Familiar | None = None

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from brainsegfounder.inference.model_config import ModelConfig
-from brainsegfounder.inference.postprocess import Channels, paint_classes, paint_regions
+from brainsegfounder.inference.postprocess import (
+    Channels,
+    paint_classes,
+    paint_regions,
+    without_small,
+)
 from brainsegfounder.inference.sliding_window import plan_windows, slide
 from brainsegfounder.inference.voices import Voices
 from brainsegfounder.volumes.preparation import undo
@@ -129,17 +134,23 @@ class Predictor:
                 there one at a time.
         """
         if source_grid is None:
-            labels, affine = self._labels(probabilities.voxels), probabilities.affine
+            grid = probabilities.grid
+            channels: Channels = probabilities.voxels
         else:
-            labels = self._labels(Returned(probabilities, source_grid))
             grid = source_grid.grid if isinstance(source_grid, InputGrid) else source_grid
-            affine = grid.affine.copy()
-        return Volume(labels[None], affine, probabilities.source)
+            channels = Returned(probabilities, source_grid)
+        labels = self._labels(channels, grid.voxel_volume_ml)
+        return Volume(labels[None], grid.affine.copy(), probabilities.source)
 
-    def _labels(self, channels: Channels) -> NDArray[np.int16]:
+    def _labels(self, channels: Channels, voxel_ml: float) -> NDArray[np.int16]:
+        smallest = {name: ml / voxel_ml for name, ml in self.config.smallest_ml.items()}
         if self.config.target == "regions":
-            return paint_regions(channels, self.config.regions)
-        return paint_classes(channels, list(self.config.labels.values()))
+            return paint_regions(channels, self.config.regions, smallest)
+        labels = paint_classes(channels, list(self.config.labels.values()))
+        for name, smallest_vox in smallest.items():
+            mask = np.isin(labels, self.config.regions[name].labels)
+            labels[mask & ~without_small(mask, smallest_vox)] = 0
+        return labels
 
     def _voices(self, tells_spread: bool) -> Voices:
         flips = FLIPS if self.config.predict.flips else FLIPS[:1]

@@ -360,6 +360,9 @@ class PredictSettings(Section):
     """Windows computed at once."""
     flips: bool = False
     """Whether to average over all eight mirrored views of each window."""
+    drop_small: Literal["never", "validated"] = "never"
+    """validated: parts of a region that are smaller than a volume are dropped, if that raises the
+    mean Dice of the validation cases; fine-tuning chooses the volume, and the model keeps it."""
 
 
 class Recipe(Section):

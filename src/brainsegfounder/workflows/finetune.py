@@ -33,8 +33,9 @@ from brainsegfounder.training.losses import (
 )
 from brainsegfounder.training.optim import freeze
 from brainsegfounder.volumes.appearance import appearance
+from brainsegfounder.workflows.drop_small import choose_smallest_ml
 from brainsegfounder.workflows.fit_memory import fitted
-from brainsegfounder.workflows.model_folder import add_metrics, load_model, set_familiar
+from brainsegfounder.workflows.model_folder import add_metrics, change_config, load_model
 from brainsegfounder.workflows.reports import write_finetune_report
 from brainsegfounder.workflows.stage import Stage, finish, open_stage, require, run_stage
 from brainsegfounder.workflows.stored_scores import score_cases, share
@@ -109,7 +110,7 @@ def run_finetune(
         what="fine-tuning",
     )
     if rank() == 0:
-        _learn_usual(stage, cases)
+        _learn_beside(stage, cases)
     wait()
     scores = _test(stage)
     if rank() == 0:
@@ -185,14 +186,22 @@ def _validation(stage: Stage) -> Validation | None:
     return Validation(measure, key="dice", direction="max", summarise=summarise)
 
 
-def _learn_usual(stage: Stage, cases: Sequence[StoredCase]) -> None:
-    """Keep in the model how the scans look that it was trained on; some of them, if many."""
+def _learn_beside(stage: Stage, cases: Sequence[StoredCase]) -> None:
+    """Keep in the model what it learns beside its weights.
+
+    How its training scans look (some of them, if many), and which small parts to drop.
+    """
     contrasts = stage.recipe.data.contrasts
     step = max(1, len(cases) // MOST_LOOKED_AT)
     looks = [
         appearance(stage.store.prepared_image(case, contrasts), contrasts) for case in cases[::step]
     ]
-    set_familiar(stage.run.model, learn_usual(looks))
+    change_config(stage.run.model, familiar=learn_usual(looks))
+    chooses = stage.cases(stage.split.validation, labelled=True)
+    if stage.recipe.predict.drop_small == "validated" and chooses:
+        model = load_model(stage.run.folder, stage.device)
+        smallest = choose_smallest_ml(model, stage.store, chooses)
+        change_config(stage.run.model, smallest_ml=smallest)
 
 
 def _test(stage: Stage) -> list[RegionScore]:

@@ -167,12 +167,15 @@ def save_ensemble(
     }
     changes = {"members": len(models), "provenance": provenance}
     changes |= {"expected_dice": dict(expected_dice or {}), "familiar": _widest(models)}
+    # What one member's validation chose says nothing of the mean of all.
+    changes["smallest_ml"] = {}
     save_model(folder, network, first.model_copy(update=changes))
 
 
 def _of_its_own(config: ModelConfig) -> dict[str, Any]:
     """What each member of an ensemble has of its own."""
-    return {name: getattr(config, name) for name in ("provenance", "familiar", "expected_dice")}
+    own = ("provenance", "familiar", "expected_dice", "smallest_ml")
+    return {name: getattr(config, name) for name in own}
 
 
 def _widest(models: Sequence[Model]) -> Familiar | None:
@@ -191,9 +194,9 @@ def add_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     seal(folder)
 
 
-def set_familiar(folder: Path, familiar: Familiar | None) -> None:
-    """Keep in a model how the scans look that it was trained on."""
-    write_facts(folder, read_config(folder).model_copy(update={"familiar": familiar}))
+def change_config(folder: Path, **changes: Any) -> None:
+    """Keep in a model what was learnt of it after its weights; fields of `ModelConfig`."""
+    write_facts(folder, read_config(folder).model_copy(update=changes))
     seal(folder)
 
 

@@ -1,5 +1,6 @@
 """What computes a window: what is refused, and how."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -72,3 +73,18 @@ def test_torch_takes_tensors_and_arrays_and_keeps_no_gradient():
 def test_a_backend_can_stand_where_a_network_stands():
     network = Outside(lambda windows: windows + 1).eval()
     assert torch.equal(network(torch.zeros(1, 1, 2, 2, 2)), torch.ones(1, 1, 2, 2, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["openvino", "nncf"])
+def test_openvino_and_nncf_tell_nobody_of_their_use(package):
+    pytest.importorskip(package, reason="the extra `export` is not installed")
+    code = (
+        "import sys\n"
+        "from brainsegfounder.inference.backends import require\n"
+        f"require({package!r})\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "print(sys.modules['openvino_telemetry'], telemetry_utils.tm.__name__)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["None", "openvino.tools.ovc.telemetry_stub"]

@@ -1,6 +1,6 @@
 import numpy as np
 
-from brainsegfounder.inference.postprocess import paint_classes, paint_regions
+from brainsegfounder.inference.postprocess import paint_classes, paint_regions, without_small
 from brainsegfounder.recipes import load_recipe
 from brainsegfounder.settings import Region
 
@@ -48,3 +48,19 @@ def test_the_likeliest_class_gives_its_value():
 
 def test_where_nothing_was_predicted_there_is_background():
     assert not paint_classes(np.zeros((3, 2, 2, 2), np.float32), [1, 2]).any()
+
+
+def test_parts_below_a_size_are_dropped_and_what_is_around_them_shows():
+    channels = np.zeros((3, 9, 3, 3), np.float32)
+    channels[1] = 0.9  # WT everywhere
+    channels[2, 1, 1, 1] = channels[2, 4:7, 1, 1] = 0.9  # ET: one voxel, and three in a row
+    labels = paint_regions(channels, REGIONS, {"ET": 2})
+    assert labels[1, 1, 1] == REGIONS["WT"].paint
+    assert (labels[4:7, 1, 1] == REGIONS["ET"].paint).all()
+
+
+def test_parts_that_touch_at_a_corner_are_one():
+    mask = np.zeros((4, 4, 4), bool)
+    mask[0, 0, 0] = mask[1, 1, 1] = mask[3, 3, 3] = True
+    assert without_small(mask, 2).sum() == 2
+    assert without_small(mask, 0) is mask
