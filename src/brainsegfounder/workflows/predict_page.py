@@ -39,6 +39,8 @@ INDEX_NAME = "report.html"
 PAGES, THUMBNAILS = "reports", "thumbnails"
 ENTROPY = "0: decided; 1: nothing speaks for any answer"
 PNG = "data:image/png;base64,"
+# The viewer has room for as many labels.
+MAX_LABELS = 255
 
 
 def page_path(out: Path, files: CaseFiles) -> Path:
@@ -86,7 +88,7 @@ def write_case_page(
             preparation=[_brain_picture(done, image)],
             provenance=files.record["Provenance"],
             index=f"../{INDEX_NAME}",
-            with_viewer=origin.options.viewer,
+            with_viewer=origin.options.viewer and len(model.config.labels) <= MAX_LABELS,
         ),
     )
     uri = thumbnail(image, done.labels, regions)
