@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from brainsegfounder.workflows.plan import Plan
 
 NOTICE = "Research use only. Not a medical device."
+# Libraries that tell of every step.
+NOISY = (
+    "highdicom", "matplotlib", "nibabel", "nncf", "numexpr", "onnx_ir", "onnxscript", "torch.onnx",
+)  # fmt: skip
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -339,7 +343,7 @@ def recipe_explain(
 def main() -> None:
     """Run the command line; every error of ours is one line and its own exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("numexpr", "matplotlib", "nibabel", "highdicom"):
+    for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         app()
