@@ -26,6 +26,9 @@ from brainsegfounder.errors import UsageError, WeightsError
 from brainsegfounder.files import sha256, write_text
 from brainsegfounder.inference.backends import require
 from brainsegfounder.inference.model_config import ModelConfig, write_config
+from brainsegfounder.inference.predictor import FLIPS
+from brainsegfounder.inference.sliding_window import slide
+from brainsegfounder.inference.voices import Voices
 from brainsegfounder.models.scales import get_scale
 from brainsegfounder.runs import RESEARCH_ONLY, package_version
 from brainsegfounder.settings import OURS
@@ -140,7 +143,7 @@ def compare_bundle(folder: Path, model: Model, image: Volume, case: str) -> Agre
     with torch.inference_mode():
         expected = model.network(window)
     i, j, k = part.shape_vox
-    wanted = model.probabilities(part)
+    wanted = _everywhere(model, part)
     expected_labels = model.paint(wanted).voxels[0]
     regions = model.config.regions
     return Agreement(
@@ -152,6 +155,23 @@ def compare_bundle(folder: Path, model: Model, image: Volume, case: str) -> Agre
         dice_of_regions(expected_labels, labels, regions),
         {name: int(np.isin(expected_labels, r.labels).sum()) for name, r in regions.items()},
     )
+
+
+def _everywhere(model: Model, image: Volume) -> Volume:
+    """Probabilities from windows over the whole image, as MONAI puts them: not around the brain."""
+    config = model.config
+    voices = Voices(model.network, FLIPS[:1], config.target, torch.device("cpu"), False)
+    with torch.inference_mode():
+        values = slide(
+            voices,
+            torch.from_numpy(np.ascontiguousarray(image.voxels, dtype=np.float32)),
+            window=config.patch_size_vox,
+            overlap=config.predict.overlap,
+            blending=config.predict.blending,
+            batch_size=1,
+            finish=voices.finish,
+        )
+    return Volume(values.numpy(), image.affine, image.source)
 
 
 def _run(folder: Path, work: Path) -> None:
