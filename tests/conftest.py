@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -196,3 +200,24 @@ def cohort(bids_tree: Path) -> Path:
     store = bids_tree.parent / "store"
     run_prepare([bids_tree], store, load_recipe("demo-target"))
     return store
+
+
+@pytest.fixture(scope="session")
+def bids_errors() -> Callable[[Path], list[str]]:
+    """What the official validator calls an error in a data set, with its place."""
+    beside_python = Path(sys.executable).with_name("bids-validator-deno")
+    validator = str(beside_python) if beside_python.exists() else shutil.which(beside_python.name)
+    if validator is None:
+        pytest.skip("bids-validator-deno is not installed (pip install bids-validator-deno)")
+
+    def errors(folder: Path) -> list[str]:
+        command = [validator, "--format", "json", str(folder)]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        issues = json.loads(told.stdout)["issues"]["issues"]
+        return [
+            f"{issue['code']} {issue.get('location')}"
+            for issue in issues
+            if issue["severity"] == "error"
+        ]
+
+    return errors

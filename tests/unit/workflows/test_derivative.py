@@ -2,10 +2,7 @@
 
 import gzip
 import json
-import shutil
 import struct
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -40,23 +37,6 @@ REGIONS = {
 CANARY = "DOE^JANE"
 
 
-def errors_of(folder: Path) -> list[dict]:
-    """What the official validator calls an error."""
-    beside_python = Path(sys.executable).with_name("bids-validator-deno")
-    validator = str(beside_python) if beside_python.exists() else shutil.which(beside_python.name)
-    if validator is None:
-        pytest.skip("bids-validator-deno is not installed (pip install bids-validator-deno)")
-    result = subprocess.run(
-        [validator, "--format", "json", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    issues = json.loads(result.stdout)["issues"]["issues"]
-    return [issue for issue in issues if issue["severity"] == "error"]
-
-
 def case_of(name: str, path: str = "/scans/x_T1w.nii.gz") -> Case:
     return Case(name, name, {"T1w": Path(path)})
 
@@ -80,7 +60,7 @@ def output(draw_brain):
     )
 
 
-def test_the_official_validator_finds_no_error_for_other_input(tmp_path, output):
+def test_the_official_validator_finds_no_error_for_other_input(tmp_path, output, bids_errors):
     names = ["case_001", "脑 scan;touch x", "case 001", "sub-7_ses-2"]
     cases = [case_of(name) for name in names]
     tree = open_derivative(tmp_path / "out", cases, "open-glioma")
@@ -88,12 +68,12 @@ def test_the_official_validator_finds_no_error_for_other_input(tmp_path, output)
         on_grids = {"T2w": output.labels} if case.case == "sub-7_ses-2" else {}
         write_case(tree, replace(output, case=case, on_grids=on_grids), "k")
     write_tables(tree.out)
-    assert errors_of(tree.out) == []
+    assert bids_errors(tree.out) == []
     assert (tree.out / "sub-case001/anat/sub-case001_desc-openglioma_dseg.nii.gz").is_file()
     assert (tree.out / "sub-7/ses-2/anat/sub-7_ses-2_space-T2w_desc-openglioma_dseg.json").is_file()
 
 
-def test_the_official_validator_finds_no_error_for_bids_input(tmp_path, output):
+def test_the_official_validator_finds_no_error_for_bids_input(tmp_path, output, bids_errors):
     write_cohort(
         tmp_path / "bids", num_subjects=2, seed=1, lesion="none", contrasts=["T1w"], spacing_mm=6.0
     )
@@ -102,7 +82,7 @@ def test_the_official_validator_finds_no_error_for_bids_input(tmp_path, output):
     for case in cases:
         write_case(tree, replace(output, case=case), "k")
     write_tables(tree.out)
-    assert errors_of(tree.out) == []
+    assert bids_errors(tree.out) == []
     record = json.loads(next(tree.out.glob("sub-000/anat/*_dseg.json")).read_text())
     assert record["Sources"] == ["bids:raw:sub-000/anat/sub-000_T1w.nii.gz"]
     description = json.loads((tree.out / "dataset_description.json").read_text())

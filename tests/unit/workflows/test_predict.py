@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,17 +73,6 @@ def copied(predicted: Path, tmp_path: Path) -> Path:
 
 def _labels(out: Path) -> list[Path]:
     return sorted(out.rglob("*_dseg.nii.gz"))
-
-
-def _bids_errors(folder: Path) -> list[str]:
-    """What the official validator calls an error."""
-    beside_python = Path(sys.executable).with_name("bids-validator-deno")
-    if not beside_python.exists():
-        pytest.skip("bids-validator-deno is not installed (pip install bids-validator-deno)")
-    command = [str(beside_python), "--format", "json", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    issues = json.loads(done.stdout)["issues"]["issues"]
-    return [f"{one['code']} {one['location']}" for one in issues if one["severity"] == "error"]
 
 
 def test_what_is_there_is_kept_and_what_is_missing_is_made(
@@ -191,13 +179,13 @@ def _any_region(folder: Path) -> np.ndarray:
 
 
 def test_pages_are_written_for_each_scan_and_over_all(
-    scans: Path, model: Path, tmp_path: Path
+    scans: Path, model: Path, tmp_path: Path, bids_errors: Callable[[Path], list[str]]
 ) -> None:
     done = run_predict([scans], model, tmp_path / "out", options=PredictOptions(viewer=False))
     index = (tmp_path / "out" / "report.html").read_text()
     pages = sorted((tmp_path / "out" / "reports").glob("*.html"))
     assert len(pages) == 2
-    assert _bids_errors(tmp_path / "out") == []
+    assert bids_errors(tmp_path / "out") == []
     for page in pages:
         assert f'href="reports/{page.name}"' in index
         text = page.read_text()
