@@ -1,6 +1,6 @@
 """What the input gate notices on real scans: mixed-up, strange and mirrored contrasts.
 
-    python benchmarks/input_gate.py --glioma STORE --anatomy STORE --other STORE --sessions FOLDER...
+    python benchmarks/input_gate.py --glioma STORE --anatomy STORE --other STORE --sessions FOLDER
 
 `--glioma`: a store with T1w, T1ce, T2w and FLAIR. Each case is held against what is usual in the
 others, as it is and with each two contrasts swapped. `--anatomy` and `--other`: stores with T1w of

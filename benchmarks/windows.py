@@ -3,8 +3,8 @@
     python benchmarks/windows.py MODEL CASES --out benchmarks/results/windows.json
 
 `CASES` is a folder of cases with masks. Network, preparation and blending are the same in all rows;
-`whole` puts windows over a volume of 120 x 120 x 78 voxels around the case (a BraTS file at 2 mm), as
-MONAI does, with windows of nothing but air left out, which change nothing.
+`whole` puts windows over a volume of 120 x 120 x 78 voxels around the case (a BraTS file at 2 mm),
+as MONAI does, with windows of nothing but air left out, which change nothing.
 """
 
 from __future__ import annotations
