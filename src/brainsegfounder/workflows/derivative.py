@@ -94,7 +94,6 @@ class CaseOutput:
         label_names: Value of each label by its name.
         regions: Which labels each region has.
         contrasts: Those that were used; the first one's grid is that of `labels`.
-        lists_lesions: Whether the parts of regions are counted and listed.
         probabilities: Of each region in order, shape (R, I, J, K), or None.
         maps: Such as entropy and disagreement, each of shape (1, I, J, K).
         on_grids: The labels on the grids of further contrasts, by contrast.
@@ -104,6 +103,7 @@ class CaseOutput:
         to_mni: From the scan's millimetres to MNI152, shape (4, 4), or None.
         atlas: To name the places of lesions, or None.
         write_segmentation: Writes the DICOM segmentation to a path; None where no DICOM came in.
+        lists_lesions: Whether the parts of regions are counted and listed.
     """
 
     case: Case
@@ -111,7 +111,6 @@ class CaseOutput:
     label_names: Mapping[str, int]
     regions: Mapping[str, Region]
     contrasts: Sequence[str]
-    lists_lesions: bool = True
     probabilities: Volume | None = None
     maps: Mapping[str, Volume] = field(default_factory=dict)
     on_grids: Mapping[str, Volume] = field(default_factory=dict)
@@ -121,6 +120,7 @@ class CaseOutput:
     to_mni: Affine | None = None
     atlas: Atlas | None = None
     write_segmentation: Callable[[Path], None] | None = None
+    lists_lesions: bool = True
 
 
 def write_case(tree: Derivative, output: CaseOutput, key: str) -> CaseFiles:

@@ -34,6 +34,8 @@ def choose_smallest_ml(model: Model, store: Store, cases: Sequence[StoredCase]) 
         (model.segment(store.prepared_image(case, model.contrasts)), store.labels(case)[:][0])
         for case in cases
     ]
+    if not pairs:
+        return {}
     chosen = {}
     for name, region in model.config.regions.items():
         means = {
@@ -41,7 +43,7 @@ def choose_smallest_ml(model: Model, store: Store, cases: Sequence[StoredCase]) 
             for ml in CANDIDATES_ML
         }
         best = max(means, key=lambda ml: (means[ml], -ml))
-        if pairs and means[best] >= means[0.0] + LEAST_GAIN:
+        if means[best] >= means[0.0] + LEAST_GAIN:
             chosen[name] = best
     return chosen
 

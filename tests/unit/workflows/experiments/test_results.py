@@ -39,7 +39,9 @@ def folds(finish, tmp_path, monkeypatch):
     ]
     monkeypatch.setattr(
         "brainsegfounder.workflows.experiments.crossval.save_ensemble",
-        lambda folder, members, facts: folder.mkdir() or (folder / "facts").write_text(str(facts)),
+        lambda folder, members, facts, expected_dice: (
+            folder.mkdir() or (folder / "facts").write_text(str(facts))
+        ),
     )
     monkeypatch.setattr("brainsegfounder.workflows.experiments.cells._start_sha256", lambda _: None)
     return finish(tmp_path / "cv", cells, "crossval", lambda c: 0.05 * (c.tags["arm"] == "two"))

@@ -21,7 +21,7 @@ FACTS = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _pico():
     """A scale with few blocks, so that a conversion takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
@@ -38,7 +38,7 @@ def pico_config():
     return config.model_copy(update=changes)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pico(pico_config, tmp_path_factory):
     """A model folder with random weights that are off their start."""
     with torch.random.fork_rng():
