@@ -53,7 +53,8 @@ class Usual(Section):
 
     def furthest(self, features: Features) -> list[str]:
         """The features that are furthest from usual, in words."""
-        far = {n: abs(features[n] - self.mean[n]) / self.spread[n] for n in self.mean}
+        shared = [name for name in self.mean if name in features]
+        far = {n: abs(features[n] - self.mean[n]) / self.spread[n] for n in shared}
         names = sorted(far, key=lambda name: -far[name])[:SHOWN]
         return [f"{name} {features[name]:.2f} (usually {self.mean[name]:.2f})" for name in names]
 

@@ -63,3 +63,9 @@ def test_an_empty_image_has_no_appearance_and_raises_no_doubt(familiar):
     nothing = appearance(Volume(np.zeros((2, 8, 8, 8), np.float32), np.eye(4)), CONTRASTS)
     assert nothing == {}
     assert list(doubts(familiar, nothing)) == []
+
+
+def test_a_strange_brain_is_told_where_a_contrast_is_missing(familiar):
+    small = head(50, scale=0.6)
+    seen = appearance(Volume(small.voxels[:1], small.affine), CONTRASTS[:1])
+    assert any(text.startswith("the brain is unlike") for _, text in doubts(familiar, seen))
