@@ -28,7 +28,7 @@ from brainsegfounder.data.layouts import Found, read_cases
 from brainsegfounder.data.layouts.given import explain_choice, given_case
 from brainsegfounder.data.manifest import contrast_name
 from brainsegfounder.data.source_hashes import check_unchanged, hash_sources
-from brainsegfounder.errors import DataError
+from brainsegfounder.errors import BrainSegFounderError, DataError
 from brainsegfounder.files import check_apart, sha256, write_text
 from brainsegfounder.inference.backends import MODEL_FILES, Outside, open_backend
 from brainsegfounder.inference.model_config import CONFIG_NAME, WEIGHTS_NAME, read_config
@@ -206,6 +206,15 @@ def _predict_found(
                 result.files[case.case] = _case(case, found, model, origin, tree, result).labels
             except DataError as error:
                 result.refused[case.case] = str(error)
+            except BrainSegFounderError:
+                raise
+            except Exception as error:
+                # A mistake of ours, on one scan in thousands, must not cost the others; it is told.
+                log.exception("%s: an error of the program", case.case)
+                result.refused[case.case] = (
+                    f"{case.case}: could not be segmented: {type(error).__name__}: {error}. This "
+                    "is an error of the program; please report it with the log."
+                )
             report(number, case.case)
     _write_summary(result, origin)
     if not result.files:

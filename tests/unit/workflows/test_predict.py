@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from brainsegfounder.data.cases import Case
 from brainsegfounder.data.layouts import read_cases
 from brainsegfounder.errors import DataError, OutputExistsError, UsageError
 from brainsegfounder.inference.familiarity import learn_usual
@@ -18,6 +19,7 @@ from brainsegfounder.volumes.appearance import appearance
 from brainsegfounder.volumes.nifti import read_labels, read_nifti, write_nifti
 from brainsegfounder.volumes.preparation import prepare_case
 from brainsegfounder.volumes.volume import Volume
+from brainsegfounder.workflows import predict
 from brainsegfounder.workflows.model_folder import build_network, load_model, save_model
 from brainsegfounder.workflows.predict import run_predict
 from brainsegfounder.workflows.predict_case import segment_case
@@ -112,6 +114,22 @@ def test_one_bad_case_costs_only_itself(scans: Path, model: Path, tmp_path: Path
     assert list(done.refused) == ["sub-000"]
     told = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert told["refused"] == done.refused
+
+
+def test_a_mistake_of_ours_on_one_case_does_not_cost_the_others(
+    scans: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = predict.segment_case
+
+    def fails(case: Case, *given: object, **asked: object) -> object:
+        if case.case == "sub-000":
+            raise ZeroDivisionError("division by zero")
+        return segment(case, *given, **asked)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predict, "segment_case", fails)
+    done = run_predict([scans], model, tmp_path / "out", options=QUICK)
+    assert list(done.files) == ["sub-001"]
+    assert "ZeroDivisionError: division by zero" in done.refused["sub-000"]
 
 
 def test_a_folder_of_something_else_is_left_alone(scans: Path, model: Path, tmp_path: Path) -> None:
