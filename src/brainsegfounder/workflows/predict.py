@@ -56,7 +56,12 @@ from brainsegfounder.workflows.predict_output import (
     input_files,
     uncertainty_of,
 )
-from brainsegfounder.workflows.predict_page import page_path, write_case_page, write_index
+from brainsegfounder.workflows.predict_page import (
+    findings_of,
+    page_path,
+    write_case_page,
+    write_index,
+)
 from brainsegfounder.workflows.predict_review import expected_dice, flags_of
 
 log = logging.getLogger(__name__)
@@ -236,7 +241,7 @@ def _case(
     there = finished(tree, case, key)
     if there is not None and (not options.pages or page_path(tree.out, there).is_file()):
         result.kept.append(case.case)
-        result.findings[case.case] = _findings(there)
+        result.findings[case.case] = findings_of(there)
         return there
     done = segment_case(case, model, origin.reading, disagreement=options.maps)
     check_unchanged(used, hashes)
@@ -256,14 +261,9 @@ def _case(
     )
     files = write_case(tree, output, key)
     if options.pages:
-        write_case_page(tree.out, done, model, origin, files, flags, uncertainty)
-    result.findings[case.case] = flags
+        write_case_page(tree.out, done, model, origin, files, uncertainty)
+    result.findings[case.case] = findings_of(files)
     return files
-
-
-def _findings(files: CaseFiles) -> tuple[Finding, ...]:
-    """What was noticed when a case was made."""
-    return tuple(Finding(**one) for one in files.record["Flags"])
 
 
 def _prediction(case: Case, model: Model) -> Prediction:

@@ -35,6 +35,7 @@ from brainsegfounder.workflows.to_template import matrix_to_mni
 
 # Of what a case's results depend on; a new one makes all results anew.
 OUTPUT_VERSION = 1
+NOT_IN_KEY = ("pages", "max_memory_gib")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +107,20 @@ def input_files(case: Case, contrasts: Sequence[str]) -> dict[str, Path]:
 
 
 def case_key(origin: Origin, hashes: SourceHashes, case: Case) -> str:
-    """The SHA-256 of all that the results of a case depend on."""
+    """The SHA-256 of all that the results of a case depend on.
+
+    How much memory there is does not count, nor whether pages are asked for: a page that is missing
+    is seen. Threads do not count either, as another machine may have others.
+    """
+    made_by = origin.record()
+    for name in NOT_IN_KEY:
+        made_by["options"].pop(name)
     record = {
         "version": OUTPUT_VERSION,
-        **origin.record(),
+        **made_by,
         "inputs": {role: known.sha256 for role, known in hashes.items()},
         "volumes": case.volumes,
     }
-    # Where results come from, not how they were made: another machine may have other threads.
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

@@ -23,6 +23,7 @@ from brainsegfounder.evaluation.thumbnail import thumbnail
 from brainsegfounder.files import write_bytes
 from brainsegfounder.inference.expected_dice import COVERAGE
 from brainsegfounder.volumes.findings import Finding
+from brainsegfounder.volumes.geometry import same_grid
 from brainsegfounder.volumes.preparation import undo_labels
 from brainsegfounder.volumes.session import of_volume, read_scan
 from brainsegfounder.volumes.volume import Volume
@@ -32,7 +33,6 @@ from brainsegfounder.workflows.model_folder import Model
 from brainsegfounder.workflows.predict_case import Segmented
 from brainsegfounder.workflows.predict_output import Origin
 from brainsegfounder.workflows.predict_review import why_not_expected
-from brainsegfounder.workflows.prepare_findings import without_folders
 from brainsegfounder.workflows.reports import shown_contrast
 
 INDEX_NAME = "report.html"
@@ -54,14 +54,14 @@ def write_case_page(
     model: Model,
     origin: Origin,
     files: CaseFiles,
-    flags: Sequence[Finding],
     uncertainty: Volume,
 ) -> None:
     """Write the page of a scan, and the small picture that stands for it in the index."""
     regions = {name: region.labels for name, region in model.config.regions.items()}
     contrast = shown_contrast(done.present)
     # Of contrasts on other grids only the first one is where the labels are.
-    contrast = contrast if _shares_grid(done, contrast) else done.present[0]
+    grid = done.prepared.input_grids[done.present.index(contrast)].grid
+    contrast = contrast if same_grid(grid, done.labels.grid) else done.present[0]
     reading = of_volume(origin.reading, done.case.volumes.get(contrast))
     image = read_scan(done.case.contrasts[contrast], reading)
     path = page_path(out, files)
@@ -75,7 +75,7 @@ def write_case_page(
             regions=regions,
             volumes_ml={row["region"]: row["volume_ml"] for row in files.record["Volumes"]},
             review=_review(files),
-            findings=[_told(flag) for flag in flags],
+            findings=findings_of(files),
             lesions=_lesions(files) if model.config.regions_are == "lesions" else None,
             expected_dice=_expected(files),
             why_no_expected_dice=why_not_expected(model),
@@ -144,10 +144,15 @@ def _stem(files: CaseFiles) -> str:
     return files.sidecar.name.removesuffix("_dseg.json")
 
 
+def findings_of(files: CaseFiles) -> tuple[Finding, ...]:
+    """What was noticed when a case was made."""
+    return tuple(Finding(**one) for one in files.record["Flags"])
+
+
 def _review(files: CaseFiles) -> list[str]:
     """Why a person should look at the scan: its warnings."""
-    flags = files.record.get("Flags", [])
-    return list(dict.fromkeys(one["message"] for one in flags if one.get("kind") == "warning"))
+    warnings = (one.message for one in findings_of(files) if one.kind == "warning")
+    return list(dict.fromkeys(warnings))
 
 
 def _expected(files: CaseFiles) -> list[ExpectedDice]:
@@ -195,15 +200,3 @@ def _brain_picture(done: Segmented, image: Volume) -> Picture:
     caption = f"The brain as it was found ({how['method']}, {how['volume_ml']:.0f} mL)."
     uri = case_mosaic(image, brain, None, {"brain": (1,)}, done.case.case)
     return Picture(uri, caption, "Outline of the brain in three planes.")
-
-
-def _told(flag: Finding) -> Finding:
-    return Finding(flag.code, Path(flag.file).name, without_folders(flag.message), flag.kind)
-
-
-def _shares_grid(done: Segmented, contrast: str) -> bool:
-    """Whether a contrast's file lies on the grid of the labels."""
-    grid = done.prepared.input_grids[done.present.index(contrast)].grid
-    return grid.shape_vox == done.labels.shape_vox and bool(
-        (abs(grid.affine - done.labels.affine) < 1e-3).all()
-    )

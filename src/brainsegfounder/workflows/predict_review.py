@@ -55,11 +55,6 @@ def flags_of(
     return tuple(dict.fromkeys(found))
 
 
-def reasons(flags: tuple[Finding, ...]) -> list[str]:
-    """Why a person should look at a scan before using its result."""
-    return list(dict.fromkeys(flag.message for flag in flags if flag.kind == "warning"))
-
-
 def _unfamiliar(done: Segmented, model: Model) -> Iterator[Finding]:
     familiar = model.config.familiar
     if familiar is None:

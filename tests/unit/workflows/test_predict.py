@@ -95,6 +95,25 @@ def test_other_options_make_results_anew(scans: Path, model: Path, copied: Path)
     assert done.kept == []
 
 
+def test_memory_and_pages_are_no_reason_to_make_results_anew(
+    scans: Path, model: Path, copied: Path
+) -> None:
+    roomy = PredictOptions(pages=False, max_memory_gib=64.0)
+    assert len(run_predict([scans], model, copied, options=roomy).kept) == 2
+    with_pages = PredictOptions(viewer=True)
+    assert run_predict([scans], model, copied, options=with_pages).kept == []
+    assert len(run_predict([scans], model, copied, options=QUICK).kept) == 2
+
+
+def test_a_rerun_tells_of_a_case_what_the_first_run_told(
+    scans: Path, model: Path, tmp_path: Path
+) -> None:
+    first = run_predict([scans], model, tmp_path / "out", options=QUICK)
+    again = run_predict([scans], model, tmp_path / "out", options=QUICK)
+    assert again.findings == first.findings
+    assert again.review == first.review
+
+
 def test_a_changed_scan_is_segmented_anew(
     scans: Path, model: Path, copied: Path, tmp_path: Path
 ) -> None:
