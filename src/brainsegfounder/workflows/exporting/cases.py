@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from brainsegfounder.volumes.phantom import draw_subject
 from brainsegfounder.volumes.phantom_contrasts import APPEARANCES
 from brainsegfounder.volumes.preparation import prepare, prepare_case
 from brainsegfounder.volumes.volume import Volume
+
+log = logging.getLogger(__name__)
 
 PHANTOM = "the embedded phantom"
 # Of a phantom, so many windows along each axis are enough; a case that is given is taken whole.
@@ -66,7 +69,7 @@ def calibration_windows(
 ) -> tuple[list[NDArray[np.float32]], list[str]]:
     """Windows of training cases around brain voxels, and the names of the cases.
 
-    Cases that the model was validated or tested on are left out.
+    Only cases that the model saw, in training or validation, are taken; test cases are left out.
 
     Args:
         folder: A store.
@@ -77,19 +80,14 @@ def calibration_windows(
         Windows of shape (1, C, *patch_size_vox), and the cases they are from.
 
     Raises:
-        StoreError: The store was prepared for something else, or has no case to calibrate on.
+        StoreError: The store was prepared for something else, or the model saw none of its cases.
     """
     store = store_for(folder, config)
-    held_out = {
-        subject
-        for part in ("validation_subjects", "test_subjects")
-        for subject in config.provenance.get(part, ())
-    }
-    cases = [case for case in store.cases if case.subject not in held_out]
+    cases = _seen(store, config)
     if not cases:
         raise StoreError(
-            f"{folder}: all of its cases were held out when the model was trained; expected "
-            "training cases to calibrate on. Give the store that it was trained on."
+            f"{folder}: the model has seen none of its {len(store.cases)} cases; expected training "
+            "cases to calibrate on. Give the store that it was trained on."
         )
     generator = np.random.default_rng(0)
     used = cases[:number]
@@ -99,6 +97,20 @@ def calibration_windows(
         image = store.prepared_image(case, config.contrasts)
         windows += [_random_window(image, config, generator) for _ in range(count)]
     return windows, [case.case for case in used]
+
+
+def _seen(store: Store, config: ModelConfig) -> list[StoredCase]:
+    """The cases that a model was trained or validated on, by the fingerprints of their scans."""
+    seen = config.provenance.get("seen_scans")
+    if seen is None:
+        log.warning(
+            "%s does not say what it was trained on: int8 is calibrated on all %d cases, which may "
+            "be some that it is tested on.",
+            config.name,
+            len(store.cases),
+        )
+        return list(store.cases)
+    return [case for case in store.cases if set(case.fingerprints) <= set(seen)]
 
 
 def _stored(store: Store, name: str | None) -> StoredCase:

@@ -6,6 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from brainsegfounder.data.store import open_store
 from brainsegfounder.errors import StoreError, UsageError, WeightsError
 from brainsegfounder.recipes import load_recipe
 from brainsegfounder.workflows.exporting import export as exporting
@@ -125,25 +126,37 @@ def test_members_of_an_ensemble_name_nobody_either():
     }
 
 
-def config_for(cohort, pico_config, held_out):
+def config_for(cohort, pico_config, seen):
+    """A config with the facts that `finetune` leaves in a model that was trained on some subjects."""
     recipe = load_recipe("demo-target")
+    store = open_store(cohort)
+    scans = [mark for case in store.cases if case.subject in seen for mark in case.fingerprints]
     changes = {"preparation": recipe.preparation, "contrasts": recipe.data.contrasts}
-    provenance = {"validation_subjects": held_out[:1], "test_subjects": held_out[1:]}
-    return pico_config.model_copy(update=changes | {"provenance": provenance})
+    return pico_config.model_copy(update=changes | {"provenance": {"seen_scans": scans}})
 
 
-def test_int8_is_calibrated_on_training_cases_alone(cohort, pico_config):
-    config = config_for(cohort, pico_config, ["sub-001", "sub-002", "sub-003"])
+def test_int8_is_calibrated_only_on_cases_that_the_model_saw(cohort, pico_config):
+    config = config_for(cohort, pico_config, ["sub-000", "sub-004", "sub-005"])
     windows, cases = calibration_windows(cohort, config, 7)
     again, _ = calibration_windows(cohort, config, 7)
     assert len(windows) == 7
-    assert not [name for name in cases if name.startswith(("sub-001", "sub-002", "sub-003"))]
+    assert {name[:7] for name in cases} == {"sub-000", "sub-004", "sub-005"}
     assert all(window.shape == (1, len(config.contrasts), 64, 32, 32) for window in windows)
     assert all(window.any() for window in windows)
     assert all(np.array_equal(a, b) for a, b in zip(windows, again, strict=True))
 
 
 def test_a_store_without_training_cases_cannot_calibrate(cohort, pico_config):
-    config = config_for(cohort, pico_config, [f"sub-{n:03d}" for n in range(6)])
-    with pytest.raises(StoreError, match="were held out"):
+    config = config_for(cohort, pico_config, [])
+    with pytest.raises(StoreError, match="has seen none of its 6 cases"):
         calibration_windows(cohort, config, 4)
+
+
+def test_a_model_that_does_not_say_what_it_saw_is_calibrated_with_a_warning(
+    cohort, pico_config, caplog
+):
+    config = config_for(cohort, pico_config, [])
+    config = config.model_copy(update={"provenance": {}})
+    _, cases = calibration_windows(cohort, config, 6)
+    assert len(cases) == 6
+    assert "does not say what it was trained on" in caplog.text
