@@ -138,15 +138,27 @@ def _torch(network: nn.Module) -> Backend:
 
 
 def _openvino(openvino: Any, file: Path, threads: int) -> tuple[Run, tuple[int, ...]]:
+    core = openvino.Core()
+    network = core.read_model(str(file))
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        # Else a processor with bfloat16 would use it, and give other logits than this one.
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": _precision_beside_int8(core, network),
     }
-    compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+    compiled = core.compile_model(network, "CPU", settings)
     request = compiled.create_infer_request()
     return lambda window: request.infer([window])[0], tuple(compiled.input(0).shape)
+
+
+def _precision_beside_int8(core: Any, network: Any) -> str:
+    """Of what is not int8.
+
+    Left to itself OpenVINO takes bfloat16 for a float32 network, too, wherever the processor has it,
+    and gives other logits than elsewhere. Beside int8 that changes little and saves a fifth.
+    """
+    is_int8 = any(node.get_type_name() == "FakeQuantize" for node in network.get_ops())
+    has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if is_int8 and has_bfloat16 else "f32"
 
 
 def _onnxruntime(onnxruntime: Any, file: Path, threads: int) -> tuple[Run, tuple[int, ...]]:

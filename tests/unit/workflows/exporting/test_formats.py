@@ -4,16 +4,18 @@ import json
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from brainsegfounder.errors import WeightsError
-from brainsegfounder.inference.backends import open_backend
+from brainsegfounder.inference.backends import _precision_beside_int8, open_backend
 from brainsegfounder.workflows.exporting import export as exporting
+from brainsegfounder.workflows.exporting import portable
 from brainsegfounder.workflows.exporting.export import export_model
-from brainsegfounder.workflows.exporting.quantise import quantise_onnx
+from brainsegfounder.workflows.exporting.quantise import quantise_onnx, quantise_openvino
 from brainsegfounder.workflows.model_folder import load_model
 
 NOT_INSTALLED = "the extra `export` is not installed"
@@ -109,6 +111,35 @@ def test_int8_stays_near_the_model(pico, onnx_export, tmp_path):
     found = open_backend("onnxruntime", tmp_path, WINDOW, threads=1)(windows)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert 0 < float((found - expected).abs().mean()) < 0.2 * float(expected.std())
+
+
+def test_openvino_in_int8_stays_near_the_model(pico, onnx_export, tmp_path):
+    for package in ("openvino", "nncf"):
+        pytest.importorskip(package, reason=NOT_INSTALLED)
+    model = load_model(pico, "cpu")
+    windows = some_windows(model.config)
+    network = portable.as_openvino(onnx_export / "model.onnx")
+    int8 = quantise_openvino(network, [window[None].numpy() for window in windows])
+    portable.write_openvino(tmp_path, int8)
+    with torch.inference_mode():
+        expected = model.network(windows)
+    found = open_backend("openvino", tmp_path, WINDOW, threads=1)(windows)
+    assert 0 < float((found - expected).abs().mean()) < 0.2 * float(expected.std())
+
+
+@pytest.mark.parametrize(
+    ("operation", "abilities", "precision"),
+    [
+        ("FakeQuantize", ["FP32", "INT8", "BF16"], "bf16"),
+        ("FakeQuantize", ["FP32", "INT8"], "f32"),
+        ("Convolution", ["FP32", "INT8", "BF16"], "f32"),
+    ],
+)
+def test_only_what_stands_beside_int8_may_be_bfloat16(operation, abilities, precision):
+    core = SimpleNamespace(get_property=lambda *_: abilities)
+    node = SimpleNamespace(get_type_name=lambda: operation)
+    network = SimpleNamespace(get_ops=lambda: [node])
+    assert _precision_beside_int8(core, network) == precision
 
 
 @pytest.mark.parametrize("merging", ["complete", "legacy"])
