@@ -127,7 +127,7 @@ def test_members_of_an_ensemble_name_nobody_either():
 
 
 def config_for(cohort, pico_config, seen):
-    """A config with the facts that `finetune` leaves in a model that was trained on some subjects."""
+    """A config with the facts that `finetune` leaves in a model trained on some subjects."""
     recipe = load_recipe("demo-target")
     store = open_store(cohort)
     scans = [mark for case in store.cases if case.subject in seen for mark in case.fingerprints]
