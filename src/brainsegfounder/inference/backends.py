@@ -153,8 +153,9 @@ def _openvino(openvino: Any, file: Path, threads: int) -> tuple[Run, tuple[int, 
 def _precision_beside_int8(core: Any, network: Any) -> str:
     """Of what is not int8.
 
-    Left to itself OpenVINO takes bfloat16 for a float32 network, too, where the processor has it, and
-    gives other logits than elsewhere. Beside int8 that changes little and saves a fifth of the time.
+    Left to itself OpenVINO takes bfloat16 for a float32 network, too, where the processor has it,
+    and gives other logits than elsewhere. Beside int8 it changes little and saves a fifth of the
+    time.
     """
     is_int8 = any(node.get_type_name() == "FakeQuantize" for node in network.get_ops())
     has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
