@@ -17,6 +17,8 @@ from brainsegfounder.runs import RESEARCH_ONLY
 Cell = str | int | float | None
 
 MISSING = "–"
+# So many times the smallest value: the column holds values of other kinds.
+MIXED = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,13 @@ class PrintedTable:
 
 
 def _column(cells: Sequence[Cell]) -> list[str]:
-    """Floats of one column with one number of decimals: more for small numbers."""
-    largest = max((abs(cell) for cell in cells if isinstance(cell, float)), default=0.0)
-    if 0 < largest < 0.01:
+    """Floats of one column with one number of decimals: more for small numbers.
+
+    Where they are of other kinds (a Dice above a volume), each stands as it would alone.
+    """
+    sizes = [abs(cell) for cell in cells if isinstance(cell, float) and cell]
+    largest = max(sizes, default=0.0)
+    if 0 < largest < 0.01 or largest > MIXED * min(sizes, default=largest):
         return [cell_text(cell) for cell in cells]
     decimals = 3 if largest < 10 else 2 if largest < 100 else 1
     return [

@@ -151,6 +151,12 @@ def test_numbers_stand_right_and_share_decimals_within_a_column():
     assert cells == [None, "number", "number", "number", "number"] * 2
 
 
+def test_values_of_other_kinds_in_a_column_have_decimals_of_their_own():
+    rows = [["Dice", 0.712], ["volume", 8993.85], ["nothing", 0.0]]
+    outline = Outline(render(Report("t", tables=[Table("c", ["", "BSF"], rows)])))
+    assert "Dice 0.712 volume 8994 nothing 0" in " ".join(" ".join(outline.text).split())
+
+
 def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path):
     path = tmp_path / "deep/report.html"
     write_report(path, full_report("Größe µ"))

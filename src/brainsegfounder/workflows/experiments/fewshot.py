@@ -193,8 +193,11 @@ def show_fewshot(_: Grid, found: Sequence[Scored], folder: Path) -> Results:
     return results
 
 
-def labels_table(found: Sequence[Scored]) -> Table:
-    """A row for each number of labels and arm, with every repeat, its mean and its spread."""
+def labels_table(found: Sequence[Scored], of_what: str = "") -> Table:
+    """A row for each number of labels and arm, with every repeat, and their mean and spread.
+
+    Where a repeat is missing there is no mean: repeats differ more than arms do.
+    """
     region, arms = headline_region(found), arms_of(found)
     repeats = sorted({int(one.tags["seed"]) for one in found})
     rows: list[list[TableCell]] = []
@@ -206,9 +209,10 @@ def labels_table(found: Sequence[Scored]) -> Table:
                 if one.tags["arm"] == arm and int(one.tags["labels"]) == labels
             }
             values = [of.get(repeat) for repeat in repeats]
-            spread = stdev(of.values()) if len(of) > 1 else None
-            numbers = [fmean(of.values()) if of else None, spread, *values]
+            is_whole = len(of) == len(repeats)
+            spread = stdev(of.values()) if is_whole and len(of) > 1 else None
+            numbers = [fmean(of.values()) if is_whole else None, spread, *values]
             rows.append([labels, arm, *(None if n is None else round(n, 4) for n in numbers)])
     columns = ["labels", "arm", "mean", "SD", *(f"repeat {repeat}" for repeat in repeats)]
     caption = f"Dice of {region_in_words(region)}: means over the test cases, by labelled subjects."
-    return Table(caption, columns, rows)
+    return Table(f"{of_what}: {caption}" if of_what else caption, columns, rows)

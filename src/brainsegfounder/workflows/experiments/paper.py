@@ -186,7 +186,7 @@ def _warnings(grids: Sequence[RecordedGrid]) -> list[str]:
     return [
         f"{grid.name}: {grid.num_cells - len(grid.runs)} of {grid.num_cells} runs are not finished."
         for grid in grids
-        if len(grid.runs) < grid.num_cells
+        if not grid.is_finished
     ]
 
 

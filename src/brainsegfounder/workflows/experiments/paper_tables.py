@@ -132,7 +132,11 @@ def lesions(grids: Sequence[RecordedGrid]) -> Parts:
 
 def few_shot(grids: Sequence[RecordedGrid]) -> Parts:
     """Table 9: Dice by number of labels."""
-    ours = [labels_table(grid.scored) for grid in grids if grid.kind == "fewshot" and grid.scored]
+    ours = [
+        labels_table(grid.scored, grid.name)
+        for grid in grids
+        if grid.kind == "fewshot" and grid.scored
+    ]
     return ours, [printed_table(FEW_SHOT)], FEW_SHOT.notes
 
 
@@ -145,8 +149,9 @@ def differences(grid: RecordedGrid) -> str:
     section = first.recipe.finetune or first.recipe.pretrain
     steps = section.steps if section is not None else 0
     scales = ", ".join(dict.fromkeys(run.recipe.model.scale for run in tuned))
+    subjects = {subject for run in tuned for subject in run.subjects}
     return (
-        f"recipe {first.recipe.name} on {first.num_subjects} subjects (paper: {PAPER_SUBJECTS:,} "
+        f"recipe {first.recipe.name} on {len(subjects)} subjects (paper: {PAPER_SUBJECTS:,} "
         f"of BraTS 2021), {scales} (paper: tiny, small, big), {steps:,} steps (paper: 50,000); "
         "Dice of masks at a threshold, the model chosen on subjects of its own."
     )
@@ -178,38 +183,41 @@ def _by_folds(
     grids: Sequence[RecordedGrid], printed: Printed, name: Callable[[Scored], str]
 ) -> Parts:
     """Mean Dice of each fold, ours and published; folds are of other cases, so rows do not pair."""
-    ours: dict[str, list[Cell]] = {}
-    num_folds = len(printed.rows) - 1
+    ours: dict[str, dict[int, Cell]] = {}
+    averages: dict[str, Cell] = {}
     for grid in (grid for grid in grids if grid.scored):
         region = headline_region(grid.scored)
         for method, of in _grouped(grid.scored, name).items():
-            by_fold = _grouped(of, lambda one: one.tags["fold"])
-            values = [float(pooled(found, region)["dice_mean"] or 0) for found in by_fold.values()]
-            ours[f"{grid.name}: {method}"] = [*values, fmean(values)]
-            num_folds = max(num_folds, len(values))
+            by_fold = {
+                int(fold): round(float(pooled(found, region)["dice_mean"] or 0), 4)
+                for fold, found in _grouped(of, lambda one: one.tags["fold"]).items()
+            }
+            ours[f"{grid.name}: {method}"] = dict(by_fold)
+            if grid.is_finished and len(by_fold) > 1:
+                averages[f"{grid.name}: {method}"] = round(fmean(by_fold.values()), 4)
     if not ours:
         return [], [printed_table(printed)], printed.notes
-    names = [*map(str, range(1, num_folds + 1)), "average"]
-    filled = {key: _spread(column, num_folds) for key, column in ours.items()}
-    shown = Printed(
-        printed.number,
-        names,
-        {key: _spread(column, num_folds) for key, column in printed.columns.items()},
-    )
+    num_printed = len(printed.rows) - 1
+    num_folds = max(num_printed, *(fold + 1 for by_fold in ours.values() for fold in by_fold))
+    folds = [str(fold + 1) for fold in range(num_folds)]
+    published = {
+        key: _column(dict(enumerate(values[:-1])), num_folds, values[-1])
+        for key, values in printed.columns.items()
+    }
+    filled = {key: _column(of, num_folds, averages.get(key)) for key, of in ours.items()}
     caption = (
         "Mean Dice of each fold. Folds of ours and published ones are of other cases: columns may "
-        "be read side by side, rows may not be paired across them."
+        "be read side by side, rows may not be paired across them. An average is of the "
+        "folds of a grid, where all are finished."
     )
-    rounded = {
-        key: [round(v, 4) if isinstance(v, float) else v for v in of] for key, of in filled.items()
-    }
-    return [beside(shown, names, rounded, caption)], [], printed.notes
+    names = [*folds, "average"]
+    shown = Printed(printed.number, names, published)
+    return [beside(shown, names, filled, caption)], [], printed.notes
 
 
-def _spread(column: Sequence[Cell], num_folds: int) -> list[Cell]:
-    """A column with its average in the last of `num_folds` + 1 rows."""
-    *values, average = column
-    return [*values, *[None] * (num_folds - len(values)), average]
+def _column(by_fold: Mapping[int, Cell], num_folds: int, average: Cell) -> list[Cell]:
+    """Each fold in its row, and the average in the last one."""
+    return [*(by_fold.get(fold) for fold in range(num_folds)), average]
 
 
 def _grouped(found: Sequence[Scored], name: Callable[[Scored], str]) -> dict[str, list[Scored]]:

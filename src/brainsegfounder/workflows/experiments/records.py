@@ -40,10 +40,10 @@ class FinishedRun:
     tags: Mapping[str, str]
 
     @property
-    def num_subjects(self) -> int:
-        """Subjects of all three parts."""
+    def subjects(self) -> set[str]:
+        """Those that it was trained, validated or tested on."""
         parts = ("train_subjects", "validation_subjects", "test_subjects")
-        return sum(len(self.facts.get(part, ())) for part in parts)
+        return {subject for part in parts for subject in self.facts.get(part, ())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,11 @@ class RecordedGrid:
     def name(self) -> str:
         """For headings."""
         return self.folder.name
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no run is missing."""
+        return len(self.runs) == self.num_cells
 
 
 def read_grids(folders: Sequence[Path]) -> list[RecordedGrid]:

@@ -16,6 +16,7 @@ from brainsegfounder.workflows.experiments.contrasts import (
     show_contrasts,
 )
 from brainsegfounder.workflows.experiments.crossval import fold_cells, show_crossval
+from brainsegfounder.workflows.experiments.fewshot import labels_table
 from brainsegfounder.workflows.experiments.paper import NOT_RUN, run_tables
 from brainsegfounder.workflows.experiments.results import (
     fresh_folder,
@@ -148,6 +149,30 @@ def test_the_papers_tables_have_our_columns_beside_the_published(folds, finish, 
     assert "Misprints: fold 2 of BSF-1-S is 0.9186 in Table 8" in text
     assert "cv (crossval): recipe demo-target on 6 subjects (paper: 1,251" in text
     assert text.count(NOT_RUN) >= 4, "few-shot, contrasts, lesions and subjects were not run"
+
+
+def test_a_missing_fold_leaves_its_row_and_the_average_empty(folds, tmp_path):
+    (folds.run(folds.cells[2]) / "finished.json").unlink()
+    run_tables([tmp_path], tmp_path / "paper")
+    rows = read(tmp_path / "paper" / "table-4.csv")
+    assert rows[0][:3] == ["", "cv: one", "cv: two"]
+    assert [row[2] == "" for row in rows[1:]] == [True, False, True, True, True, True]
+    assert rows[6][1] == "", "not all of the grid is finished"
+
+
+def test_fewer_labels_have_a_mean_where_no_repeat_is_missing(finish, tmp_path):
+    (arm,) = parse_arms(["scratch"], NONE, RECIPE)
+    cells = []
+    for number, (labels, seed) in enumerate([(2, 0), (2, 1), (4, 0)]):
+        tags = {"labels": str(labels), "seed": str(seed)}
+        recipe = change_recipe(RECIPE, {"seed": number})
+        cells += arm.cells(f"labels-{labels}_repeat-{seed}", recipe, STORE, None, tags=tags)
+    grid = finish(tmp_path / "few", cells, "fewshot")
+    table = labels_table(gather_scores(grid), "few")
+    assert table.caption.startswith("few: Dice of the mean over regions")
+    assert [(row[0], row[2] is None) for row in table.rows] == [(2, False), (4, True)]
+    assert table.rows[1][4] is not None
+    assert table.rows[1][5] is None
 
 
 def test_tables_without_a_grid_or_a_store_for_its_people_are_refused(tmp_path):
