@@ -283,7 +283,7 @@ def test_I67_a_huge_grid_is_refused_with_what_it_needs_and_what_there_is(bench, 
         stream.truncate(352 + 4 * 768**3)
     problem = refused(path)
     assert problem.code == "too_many_voxels"
-    assert "452984832 voxels (6.8 GiB are needed and" in problem.found
+    assert "452984832 voxels (6.75 GiB are needed and" in problem.found
     assert "GiB available" in problem.found
 
 
@@ -292,7 +292,7 @@ def test_I67_a_scan_beyond_the_memory_is_refused_before_it_is_read(bench, refuse
     monkeypatch.setattr("brainsegfounder.volumes.header.available_memory_gib", lambda: 1e-4)
     problem = refused(path)
     assert problem.code == "too_little_memory"
-    assert "0.0 GiB are needed and 0.0 GiB available" in problem.found
+    assert "0.00 GiB are needed and 0.00 GiB available" in problem.found
     assert problem.field == "dim"
 
 

@@ -116,7 +116,7 @@ def check_budget(shape: tuple[int, ...], itemsize: int, file: SourceFile) -> Non
     num_voxels = math.prod(shape)
     needed_gib = num_voxels * (itemsize + 4 * COPIES) / GIB
     available_gib = available_memory_gib()
-    memory = f"{needed_gib:.1f} GiB are needed and {available_gib:.1f} GiB available"
+    memory = f"{needed_gib:.2f} GiB are needed and {available_gib:.2f} GiB available"
     if num_voxels > MAX_VOXELS and not file.reading.any_size:
         raise VolumeError(
             file.problem(
@@ -133,7 +133,7 @@ def check_budget(shape: tuple[int, ...], itemsize: int, file: SourceFile) -> Non
                 "too_little_memory",
                 f"{num_voxels} voxels: {memory}",
                 "a scan that fits into memory",
-                "Resample it first, or use a machine with more memory.",
+                "Resample it first, allow more memory, or use a machine that has more.",
                 "dim",
             )
         )
