@@ -88,10 +88,7 @@ def run_finetune(
     _freeze(stage, settings)
     cases = stage.cases(stage.split.train, labelled=True)
     if not cases:
-        raise DataError(
-            f"{data}: none of {len(stage.split.train)} training subjects has a mask; expected "
-            "masks beside the scans. Prepare again with a recipe that names data.labels."
-        )
+        raise DataError(_no_labels(stage, data))
     loss = loss_function(recipe, settings)
     stage = fitted(stage, loss)
     state = run_stage(
@@ -141,6 +138,19 @@ def _freeze(stage: Stage, settings: FinetuneSettings) -> None:
     if stage.transfer is None:
         log.warning("freeze: %s, but nothing was loaded; expected --from", settings.freeze)
     log.info("frozen: %d numbers (%s)", freeze(stage.network, settings.freeze), settings.freeze)
+
+
+def _no_labels(stage: Stage, data: Path) -> str:
+    """What to do where no training subject has a mask."""
+    held_out = (*stage.split.validation, *stage.split.test)
+    elsewhere = len(stage.cases(held_out, labelled=True))
+    told = f"{data}: none of {len(stage.split.train)} training subjects has a mask"
+    if elsewhere:
+        return (
+            f"{told}, but cases that validate or test have ({elsewhere}); expected masks to learn "
+            "from. Take another fold (--fold), other folds (--set split.folds=N), or add masks."
+        )
+    return f"{told}; expected some. Prepare again with a recipe that names data.labels."
 
 
 def _start_from_prior(output: nn.Conv3d, settings: FinetuneSettings) -> None:
