@@ -369,7 +369,8 @@ def _tell(done: Experiment, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(record, indent=1))
     elif done.submitted:
-        typer.echo(f"submitted {len(done.submitted)} jobs; call again when they are done")
+        jobs = len(done.submitted)
+        typer.echo(f"submitted {jobs} {'job' if jobs == 1 else 'jobs'}; call again when done")
     elif done.page:
         typer.echo(f"written: {done.page}")
     for name, why in done.failed.items():
