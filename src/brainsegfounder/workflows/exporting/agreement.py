@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,6 +20,8 @@ from brainsegfounder.workflows.model_folder import Model
 
 # Sums in another order differ by about 1e-5 of the largest logit.
 LARGEST_SHARE_OF_LOGIT = 1e-3
+# An ensemble takes its logit from a mean probability, which float32 holds too coarsely beyond this.
+SUREST_LOGIT = 8.0
 LEAST_DICE = {"float32": 0.999, "int8": 0.99}
 
 
@@ -29,8 +32,10 @@ class Agreement:
     Attributes:
         case: What they were compared on.
         shape_vox: Voxels of the prepared case.
-        largest_logit: Largest absolute logit of the model in the windows compared.
-        largest_logit_difference: Between the two, in the same windows.
+        largest_logit: Largest absolute logit of the model in the windows compared; of an ensemble,
+            at most `SUREST_LOGIT`.
+        largest_logit_difference: Between the two, in the same windows; of an ensemble, with logits
+            beyond `SUREST_LOGIT` taken as that.
         largest_probability_difference: Anywhere in the case.
         dice: Of the labels of each region; None where neither has any.
         voxels: Of each region in the labels of the model.
@@ -64,7 +69,9 @@ def compare(model: Model, exported: nn.Module, image: Volume, case: str) -> Agre
         image: Prepared intensities in the model's contrasts, shape (C, I, J, K).
         case: Its name.
     """
-    largest, difference = _compare_logits(model.network, exported, _windows(model.config, image))
+    surest = SUREST_LOGIT if model.config.members > 1 else math.inf
+    windows = _windows(model.config, image)
+    largest, difference = _compare_logits(model.network, exported, windows, surest)
     theirs = replace(model, network=exported)
     expected, found = model.probabilities(image), theirs.probabilities(image)
     expected_labels, labels = model.paint(expected).voxels[0], model.paint(found).voxels[0]
@@ -132,9 +139,12 @@ def check(agreement: Agreement, precision: str, what: str) -> None:
 
 @torch.inference_mode()
 def _compare_logits(
-    network: nn.Module, exported: nn.Module, windows: list[Tensor]
+    network: nn.Module, exported: nn.Module, windows: list[Tensor], surest: float
 ) -> tuple[float, float]:
-    pairs = [(network(window), exported(window)) for window in windows]
+    pairs = [
+        (network(window).clamp(-surest, surest), exported(window).clamp(-surest, surest))
+        for window in windows
+    ]
     largest = torch.stack([expected.abs().max() for expected, _ in pairs]).max()
     # `max` of tensors hands on what is no number, that of Python may lose it.
     gaps = torch.stack([(expected - found).abs().max() for expected, found in pairs])

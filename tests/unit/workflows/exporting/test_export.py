@@ -1,16 +1,24 @@
 """What an export writes, and what is refused."""
 
 import json
+import math
 import subprocess
 
 import numpy as np
 import pytest
+import torch
 
 from brainsegfounder.data.store import open_store
 from brainsegfounder.errors import StoreError, UsageError, WeightsError
 from brainsegfounder.recipes import load_recipe
 from brainsegfounder.workflows.exporting import export as exporting
-from brainsegfounder.workflows.exporting.agreement import Agreement, check, dice_of_regions
+from brainsegfounder.workflows.exporting.agreement import (
+    SUREST_LOGIT,
+    Agreement,
+    _compare_logits,
+    check,
+    dice_of_regions,
+)
 from brainsegfounder.workflows.exporting.bundle import check_model
 from brainsegfounder.workflows.exporting.cases import calibration_windows
 from brainsegfounder.workflows.exporting.export import export_model
@@ -117,6 +125,13 @@ def test_agreement_of_labels_is_by_region(pico_config):
     half = np.where(np.arange(4)[:, None, None] < 1, labels, 0)
     assert dice_of_regions(labels, half, {name: region}) == {name: pytest.approx(2 / 3)}
     assert dice_of_regions(labels * 0, labels * 0, {name: region}) == {name: None}
+
+
+def test_where_an_ensemble_is_sure_its_logits_are_not_compared():
+    windows = [torch.zeros(1, 1, 2, 2, 2)]
+    network, exported = (lambda x: x + 13.0), (lambda x: x + 13.5)
+    assert _compare_logits(network, exported, windows, math.inf) == (13.0, 0.5)
+    assert _compare_logits(network, exported, windows, SUREST_LOGIT) == (SUREST_LOGIT, 0.0)
 
 
 def test_members_of_an_ensemble_name_nobody_either():

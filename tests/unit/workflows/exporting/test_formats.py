@@ -16,7 +16,7 @@ from brainsegfounder.workflows.exporting import export as exporting
 from brainsegfounder.workflows.exporting import portable
 from brainsegfounder.workflows.exporting.export import export_model
 from brainsegfounder.workflows.exporting.quantise import quantise_onnx, quantise_openvino
-from brainsegfounder.workflows.model_folder import load_model
+from brainsegfounder.workflows.model_folder import load_model, save_ensemble, save_model
 
 NOT_INSTALLED = "the extra `export` is not installed"
 WINDOW = (64, 32, 32)
@@ -99,6 +99,24 @@ def test_openvino_gives_the_logits_of_the_model(pico, tmp_path, traced):
         expected = model.network(windows)
     torch.testing.assert_close(compute(windows), expected, atol=1e-3, rtol=1e-3)
     assert not (done.folder / "model.onnx").exists()
+
+
+def test_an_ensemble_is_exported_with_all_its_members(pico, pico_config, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=NOT_INSTALLED)
+    network = load_model(pico, "cpu").network
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter *= 1.1
+    save_model(tmp_path / "other", network, pico_config)
+    save_ensemble(tmp_path / "both", [pico, tmp_path / "other"], {})
+    done = export_model(tmp_path / "both", "onnx", tmp_path / "out")
+    assert done.record["agreement"]["largest_logit_difference"] < 1e-2
+    windows = some_windows(pico_config)
+    with torch.inference_mode():
+        expected = load_model(tmp_path / "both", "cpu").network(windows)
+    found = open_backend("onnxruntime", done.folder, WINDOW, threads=1)(windows)
+    torch.testing.assert_close(found.sigmoid(), expected.sigmoid(), atol=1e-4, rtol=0)
 
 
 def test_int8_stays_near_the_model(pico, onnx_export, tmp_path):
