@@ -52,7 +52,7 @@ def test_only_the_subjects_asked_for_are_segmented(bids, tmp_path, seen, capsys)
     command = (bids, out, "participant", "--model", "m", skip, "--participant-label")
     assert run(*command, "000", "sub-001") == 0
     assert seen == ["sub-000", "sub-001"]
-    assert "2 cases segmented, 0 refused. Research use only." in capsys.readouterr().out
+    assert "cases: 2 segmented, 0 refused. Research use only." in capsys.readouterr().out
 
 
 def test_a_refused_case_is_listed_and_the_exit_code_says_so(bids, tmp_path, seen, capsys):

@@ -128,7 +128,7 @@ def _told(done: Predicted, *, as_json: bool) -> int:
         files = {case: str(path) for case, path in done.files.items()}
         print(json.dumps({"notice": NOTICE, "files": files, "refused": done.refused}, indent=1))
     else:
-        print(f"{len(done.files)} cases segmented, {len(done.refused)} refused. {NOTICE}")
+        print(f"cases: {len(done.files)} segmented, {len(done.refused)} refused. {NOTICE}")
     for case, reason in done.refused.items():
         print(f"refused {case}: {reason}", file=sys.stderr)
     return BAD_DATA if done.refused else DONE

@@ -177,7 +177,7 @@ def _tell(done: Predicted, *, as_json: bool) -> None:
         typer.echo((done.out / "predictions.json").read_text(encoding="utf-8"))
     else:
         kept = f" ({len(done.kept)} of them were there already)" if done.kept else ""
-        typer.echo(f"{len(done.files)} cases segmented{kept}, {len(done.refused)} refused")
+        typer.echo(f"cases: {len(done.files)} segmented{kept}, {len(done.refused)} refused")
         for case, reasons in done.review.items():
             typer.echo(f"look at {case}: {'; '.join(reasons)}")
         page = done.out / "report.html"
