@@ -131,6 +131,23 @@ def test_int8_stays_near_the_model(pico, onnx_export, tmp_path):
     assert 0 < float((found - expected).abs().mean()) < 0.2 * float(expected.std())
 
 
+def test_what_sees_intensities_and_what_makes_logits_stay_float32(pico, onnx_export, tmp_path):
+    onnx = pytest.importorskip("onnx", reason=NOT_INSTALLED)
+    (tmp_path / "model.onnx").write_bytes((onnx_export / "model.onnx").read_bytes())
+    windows = some_windows(load_model(pico, "cpu").config)
+    quantise_onnx(tmp_path, [window[None].numpy() for window in windows])
+    graph = onnx.load(str(tmp_path / "model.onnx")).graph
+    weights = {initializer.name for initializer in graph.initializer}
+    convolutions = [node.input[1] for node in graph.node if node.op_type == "Conv"]
+    assert {name for name in convolutions if name in weights} == {
+        "swinViT.patch_embed.proj.weight",
+        "encoder1.layer.conv1.conv.weight",
+        "encoder1.layer.conv3.conv.weight",
+        "out.conv.conv.weight",
+    }
+    assert len(convolutions) == 28
+
+
 def test_openvino_in_int8_stays_near_the_model(pico, onnx_export, tmp_path):
     for package in ("openvino", "nncf"):
         pytest.importorskip(package, reason=NOT_INSTALLED)
