@@ -59,11 +59,11 @@ class Subgroup:
 def subgroups_of(
     one: Comparison, participants: Participants | None = None, seed: int = 0
 ) -> list[Subgroup]:
-    """The groups of one comparison, those of lesion size first.
+    """The groups of one comparison, those of the reference's volume first.
 
     Args:
         one: A comparison.
-        participants: Site, sex and age of subjects; None makes groups by lesion size only.
+        participants: Site, sex and age of subjects; None makes groups by volume only.
         seed: Of the bootstrap.
 
     Returns:
@@ -80,7 +80,7 @@ def subgroups_of(
 def _groupings(
     units: Sequence[Unit], participants: Participants | None
 ) -> dict[str, dict[str, list[Unit]]]:
-    made = {"lesion size": _by_size(units)}
+    made = {"reference volume": _by_size(units)}
     rows = participants.rows if participants else {}
     for by in ("age", "sex", "site"):
         values = {unit.subject: rows.get(subject_key(unit.subject), {}).get(by) for unit in units}

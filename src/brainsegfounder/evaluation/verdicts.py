@@ -9,6 +9,9 @@ from brainsegfounder.evaluation.metric_names import label_of, unit_of
 from brainsegfounder.evaluation.sources import Sources
 from brainsegfounder.evaluation.statistics import Interval
 
+# Comparisons that a summary names; tables have all.
+MOST_NAMED = 6
+
 KINDS = {"bca": "BCa bootstrap", "student_t": "Student's t", "constant": "all alike"}
 
 
@@ -71,7 +74,7 @@ def verdict(one: Comparison) -> str:
         tested += f", p {probability(one.p_holm)} corrected for {one.num_family} comparisons"
     if one.shown:
         limit = ""
-        if one.sources is not None and _holds_zero(one.sources.interval):
+        if _only_here(one):
             limit = " They do not show it for other trainings of these methods."
         return f"The data show that {one.method} is {_word(one)} ({tested}).{limit}"
     ends = one.result.interval
@@ -98,25 +101,44 @@ def short_verdict(one: Comparison) -> str:
     """The verdict in a few words, for a table."""
     if one.result.num_equal == one.result.num:
         return "identical"
-    return f"{_word(one)}" if one.shown else "not shown"
+    if not one.shown:
+        return "not shown"
+    return f"{_word(one)}, these trainings only" if _only_here(one) else _word(one)
 
 
 def summary(comparisons: Sequence[Comparison], metric: str) -> str:
-    """How many of the comparisons of a metric show a difference."""
+    """How many of the comparisons of a metric show a difference, and for which trainings."""
     family = [one for one in comparisons if one.metric == metric]
     found = [one for one in family if one.shown]
     name = label_of(metric)
-    if len(family) == 1:
-        if not found:
-            return f"The one comparison of {name} does not show a difference."
-        place = f"{family[0].method} {_word(family[0])} in {place_text(family[0])}"
-        return f"The one comparison of {name} shows a difference: {place}."
-    if not found:
-        return f"None of {len(family)} comparisons of {name} shows a difference."
-    named = "; ".join(f"{one.method} {_word(one)} in {place_text(one)}" for one in found)
     verb = "shows" if len(found) == 1 else "show"
-    share = f"{len(found)} of {len(family)}"
-    return f"{share} comparisons of {name} {verb} a difference: {named}."
+    if len(family) == 1:
+        subject = f"The one comparison of {name}"
+        count = f"{subject} shows a difference" if found else f"{subject} does not show a difference"
+    elif not found:
+        count = f"None of {len(family)} comparisons of {name} shows a difference"
+    else:
+        count = f"{len(found)} of {len(family)} comparisons of {name} {verb} a difference"
+    if not found:
+        return f"{count}."
+    if all(one.sources is None for one in family):
+        return f"{count}: {_named(found)}."
+    lasting = [one for one in found if not _only_here(one)]
+    if not lasting:
+        return f"{count} between these very trainings, not for other trainings: {_named(found)}."
+    if len(lasting) == len(found):
+        return f"{count}, for other trainings, too: {_named(found)}."
+    return (
+        f"{count} between these very trainings, {len(lasting)} of them for other trainings, too: "
+        f"{_named(lasting)}."
+    )
+
+
+def _named(found: Sequence[Comparison]) -> str:
+    """Who is better or worse where, of the first few."""
+    named = [f"{one.method} {_word(one)} in {place_text(one)}" for one in found[:MOST_NAMED]]
+    left = len(found) - len(named)
+    return "; ".join(named) + (f"; and {left} more" if left else "")
 
 
 def sources_text(sources: Sources, metric: str, unit: str) -> str:
@@ -132,8 +154,9 @@ def sources_text(sources: Sources, metric: str, unit: str) -> str:
     )
 
 
-def _holds_zero(interval: Interval) -> bool:
-    return interval.low <= 0 <= interval.high
+def _only_here(one: Comparison) -> bool:
+    """Whether the methods, trained anew, might as well be equal."""
+    return one.sources is not None and one.sources.interval.low <= 0 <= one.sources.interval.high
 
 
 def _word(one: Comparison) -> str:

@@ -5,7 +5,7 @@ report.html         sentences, pictures and tables in one file
 comparison.json     everything, for machines
 comparisons.csv     one row a comparison; .md and .tex for readers
 differences.csv     one row a comparison and subject
-subgroups.csv       differences by lesion size, age, sex, site; .md and .tex for readers
+subgroups.csv       differences by reference volume, age, sex, site; .md and .tex for readers
 unmatched.csv       what was left out, and why
 figures/*.svg       the pictures of the page
 """
@@ -196,9 +196,10 @@ def _warnings(compared: Compared) -> list[str]:
             "No file says that a method was trained more than once. The intervals are for these "
             "very models and other subjects; the same methods trained anew may differ otherwise."
         )
-    same = [one for one in comparisons if one.result.num_equal == one.result.num]
+    differing = {one.method for one in comparisons if one.result.num_equal < one.result.num}
+    same = [name for name in dict.fromkeys(c.method for c in comparisons) if name not in differing]
     if same:
-        names = ", ".join(dict.fromkeys(one.method for one in same))
+        names = ", ".join(same)
         found.append(f"All differences are zero for {names}: probably the same predictions twice.")
     few = min(one.result.num for one in comparisons)
     if few < 6:

@@ -145,6 +145,44 @@ def test_a_difference_is_shown_by_interval_and_corrected_test_together():
     assert [shown[name].p_holm for name in ("better", "same")] == [2 * p[0], max(2 * p[0], p[1])]
 
 
+@pytest.mark.parametrize(
+    ("gains", "word", "told"),
+    [
+        # Few-shot curves of real runs look so: every subject gains, and no two trainings agree.
+        ((-0.01, 0.06, 0.0), "better, these trainings only", "not for other trainings: b better in WT."),
+        ((0.060, 0.061, 0.059), "better", "a difference, for other trainings, too: b better in WT."),
+    ],
+)
+def test_what_holds_for_these_trainings_only_is_said_so(gains, word, told):
+    random = np.random.default_rng(0)
+    base = random.uniform(0.5, 0.9, 30)
+    sides = [[], []]
+    for seed, gain in enumerate(gains):
+        trained = base + random.normal(0, 0.002, 30)
+        for side, values in zip(sides, (trained, trained + gain), strict=True):
+            side += [
+                Row(f"c{n}", "WT", f"c{n}", None, str(seed), None, {"dice": float(value)})
+                for n, value in enumerate(values)
+            ]
+    found = compare_methods(methods(("a", sides[0]), ("b", sides[1])), ["dice"]).comparisons
+    assert found[0].shown
+    assert short_verdict(found[0]) == word
+    assert summary(found, "dice").endswith(told)
+    assert ("do not show it for other trainings" in sentence(found[0])) == ("only" in word)
+
+
+def test_a_summary_names_a_few_and_counts_the_others():
+    base = np.random.default_rng(0).uniform(0.5, 0.8, 30)
+    sides = [
+        [row for n in range(9) for row in rows_of(base + up * (1 + base), region=f"r{n}")]
+        for up in (0.0, 0.05)
+    ]
+    found = compare_methods(methods(("a", sides[0]), ("b", sides[1])), ["dice"]).comparisons
+    text = summary(found, "dice")
+    assert text.startswith("9 of 9 comparisons of Dice show a difference: b better in r0; ")
+    assert text.endswith("b better in r5; and 3 more.")
+
+
 def test_lower_is_better_where_the_metric_says_so():
     rows = [
         [

@@ -130,7 +130,7 @@ def test_participants_give_groups_of_age_sex_and_site(one):
         },
         ("sex", "age", "site"),
     )
-    groups = [g for g in subgroups_of(one, people) if g.by != "lesion size"]
+    groups = [g for g in subgroups_of(one, people) if g.by != "reference volume"]
     assert [(g.by, g.group, g.num) for g in groups] == [
         ("age", "below 39.3 years", 10),
         ("age", "39.3 to below 58.7 years", 10),
@@ -150,7 +150,7 @@ def test_participants_give_groups_of_age_sex_and_site(one):
 
 def test_a_property_that_nobody_has_makes_no_groups(one):
     people = Participants({"00": {"sex": "male"}}, ("sex",))
-    assert {group.by for group in subgroups_of(one, people)} == {"lesion size"}
+    assert {group.by for group in subgroups_of(one, people)} == {"reference volume"}
 
 
 def score_file(tmp_path, values, extra=None):

@@ -170,6 +170,23 @@ def test_other_splits_are_told(tmp_path):
     assert "All differences are zero for b" in " ".join(record["warnings"])
 
 
+def test_a_region_that_nobody_finds_is_not_the_same_predictions_twice(tmp_path):
+    first, second = (
+        scores(tmp_path / f"{name}.csv", gain=gain, full=True)
+        for name, gain in (("a", 0.0), ("b", 0.05))
+    )
+    for path in (first, second):
+        rows = records(path)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows([row | {"dice": 0.0} if row["region"] == "ET" else row for row in rows])
+    done, record = compared([f"a={first}", f"b={second}"], tmp_path / "out", metrics=("dice",))
+    equal = {one.region: one.result.num_equal for one in done.compared.comparisons}
+    assert equal == {"WT": 0, "ET": 12}
+    assert "All differences are zero" not in " ".join(record["warnings"])
+
+
 def test_cases_without_a_partner_are_listed_and_counted(tmp_path):
     one = scores(tmp_path / "a.csv", num=12)
     other = scores(tmp_path / "b.csv", num=12, cases=2, seed=1)
