@@ -111,26 +111,28 @@ def summary(comparisons: Sequence[Comparison], metric: str) -> str:
     family = [one for one in comparisons if one.metric == metric]
     found = [one for one in family if one.shown]
     name = label_of(metric)
-    verb = "shows" if len(found) == 1 else "show"
     if len(family) == 1:
-        subject = f"The one comparison of {name}"
-        count = f"{subject} shows a difference" if found else f"{subject} does not show a difference"
-    elif not found:
-        count = f"None of {len(family)} comparisons of {name} shows a difference"
+        count = f"The one comparison of {name} {'shows' if found else 'does not show'} a difference"
     else:
-        count = f"{len(found)} of {len(family)} comparisons of {name} {verb} a difference"
+        verb = "show" if len(found) > 1 else "shows"
+        count = f"{len(found) or 'None'} of {len(family)} comparisons of {name} {verb} a difference"
+    return f"{count}{_where(found)}."
+
+
+def _where(found: Sequence[Comparison]) -> str:
+    """Which comparisons show a difference, and whether for other trainings, too."""
     if not found:
-        return f"{count}."
-    if all(one.sources is None for one in family):
-        return f"{count}: {_named(found)}."
+        return ""
+    if all(one.sources is None for one in found):
+        return f": {_named(found)}"
     lasting = [one for one in found if not _only_here(one)]
     if not lasting:
-        return f"{count} between these very trainings, not for other trainings: {_named(found)}."
+        return f" between these very trainings, not for other trainings: {_named(found)}"
     if len(lasting) == len(found):
-        return f"{count}, for other trainings, too: {_named(found)}."
+        return f", for other trainings, too: {_named(found)}"
     return (
-        f"{count} between these very trainings, {len(lasting)} of them for other trainings, too: "
-        f"{_named(lasting)}."
+        f" between these very trainings, {len(lasting)} of them for other trainings, too: "
+        f"{_named(lasting)}"
     )
 
 

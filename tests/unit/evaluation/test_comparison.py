@@ -149,8 +149,16 @@ def test_a_difference_is_shown_by_interval_and_corrected_test_together():
     ("gains", "word", "told"),
     [
         # Few-shot curves of real runs look so: every subject gains, and no two trainings agree.
-        ((-0.01, 0.06, 0.0), "better, these trainings only", "not for other trainings: b better in WT."),
-        ((0.060, 0.061, 0.059), "better", "a difference, for other trainings, too: b better in WT."),
+        (
+            (-0.01, 0.06, 0.0),
+            "better, these trainings only",
+            "not for other trainings: b better in WT.",
+        ),
+        (
+            (0.060, 0.061, 0.059),
+            "better",
+            "a difference, for other trainings, too: b better in WT.",
+        ),
     ],
 )
 def test_what_holds_for_these_trainings_only_is_said_so(gains, word, told):

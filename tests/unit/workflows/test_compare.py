@@ -180,7 +180,9 @@ def test_a_region_that_nobody_finds_is_not_the_same_predictions_twice(tmp_path):
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
-            writer.writerows([row | {"dice": 0.0} if row["region"] == "ET" else row for row in rows])
+            writer.writerows(
+                [row | {"dice": 0.0} if row["region"] == "ET" else row for row in rows]
+            )
     done, record = compared([f"a={first}", f"b={second}"], tmp_path / "out", metrics=("dice",))
     equal = {one.region: one.result.num_equal for one in done.compared.comparisons}
     assert equal == {"WT": 0, "ET": 12}
