@@ -72,11 +72,13 @@ def verdict(one: Comparison) -> str:
     tested = f"sign-flip test: p {probability(one.result.p_permutation)}"
     if one.num_family > 1:
         tested += f", p {probability(one.p_holm)} corrected for {one.num_family} comparisons"
+    if one.shown and _only_here(one):
+        return (
+            f"The data show that these very trainings of {one.method} are {_word(one)} ({tested}). "
+            "They do not show it for other trainings of these methods."
+        )
     if one.shown:
-        limit = ""
-        if _only_here(one):
-            limit = " They do not show it for other trainings of these methods."
-        return f"The data show that {one.method} is {_word(one)} ({tested}).{limit}"
+        return f"The data show that {one.method} is {_word(one)} ({tested})."
     ends = one.result.interval
     sides = _possible(one, ends)
     return (
