@@ -143,14 +143,14 @@ def _openvino(openvino: Any, file: Path, threads: int) -> tuple[Run, tuple[int, 
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": _precision_beside_int8(core, network),
+        "INFERENCE_PRECISION_HINT": precision_beside_int8(core, network),
     }
     compiled = core.compile_model(network, "CPU", settings)
     request = compiled.create_infer_request()
     return lambda window: request.infer([window])[0], tuple(compiled.input(0).shape)
 
 
-def _precision_beside_int8(core: Any, network: Any) -> str:
+def precision_beside_int8(core: Any, network: Any) -> str:
     """Of what is not int8.
 
     Left to itself OpenVINO takes bfloat16 for a float32 network, too, where the processor has it,

@@ -18,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from brainsegfounder.errors import UsageError, WeightsError
 from brainsegfounder.files import sha256, write_text
@@ -43,6 +45,7 @@ from brainsegfounder.workflows.model_folder import SUMS_NAME, Model
 
 CHILD = Path(__file__).with_name("bundle_child.py")
 LIMIT_S = 1800
+PLACE_MM = 1e-3
 LEGACY_NAME = "legacy_merging.py"
 LEGACY = '''"""Patch merging as in MONAI 0.9 to 1.4, which these weights were trained with."""
 
@@ -137,7 +140,7 @@ def compare_bundle(folder: Path, model: Model, image: Volume, case: str) -> Agre
             write_nifti(work / "in" / "case" / f"{name}.nii.gz", Volume(channel[None], part.affine))
         np.save(work / "window.npy", window.numpy())
         _run(folder, work)
-        labels = read_nifti(next((work / "out").rglob("*.nii.gz"))).voxels[0]
+        labels = _labels(folder, work / "out", model.contrasts[0], part)
         logits = torch.from_numpy(np.load(work / "logits.npy"))
         probabilities = np.load(work / "probabilities.npy")
     with torch.inference_mode():
@@ -155,6 +158,20 @@ def compare_bundle(folder: Path, model: Model, image: Volume, case: str) -> Agre
         dice_of_regions(expected_labels, labels, regions),
         {name: int(np.isin(expected_labels, r.labels).sum()) for name, r in regions.items()},
     )
+
+
+def _labels(bundle: Path, out: Path, contrast: str, image: Volume) -> NDArray[Any]:
+    """What a bundle wrote of `case`, if it stands where the case does."""
+    wanted, files = Path("case") / f"{contrast}_seg.nii.gz", sorted(out.rglob("*.nii.gz"))
+    written = read_nifti(files[0]) if files == [out / wanted] else None
+    if written is None or not np.allclose(written.affine, image.affine, atol=PLACE_MM):
+        what = [str(path.relative_to(out)) for path in files]
+        raise WeightsError(
+            f"{bundle}: MONAI's bundle runner wrote {what}, not {wanted} on the grid of the case. "
+            "It was removed. Use MONAI 1.6, or export to onnx."
+        )
+    labels: NDArray[Any] = written.voxels[0]
+    return labels
 
 
 def _everywhere(model: Model, image: Volume) -> Volume:

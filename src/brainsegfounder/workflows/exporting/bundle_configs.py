@@ -14,6 +14,12 @@ NORMALISE = (
     "for m in [(x != 0).any(dim=0)] for c in [v.clip(*(float(q) for q in np.percentile("
     "v[m].double().numpy(), (0.1, 99.9)))) for v in x]])"
 )
+# MONAI 1.6 mirrors an origin that is less than half a voxel from 0 (the sign in its
+# `compute_shape_offset`), so that such a scan would be resampled in the wrong place.
+FAR_MM = 4096.0
+MOVE = (
+    "$lambda x: setattr(x, 'affine', x.affine + torch.tensor([[0, 0, 0, {}]] * 3 + [[0] * 4])) or x"
+)
 
 
 def metadata(config: ModelConfig) -> dict[str, Any]:
@@ -117,16 +123,21 @@ def _preprocessing(config: ModelConfig) -> list[dict[str, Any]]:
         },
     ]
     if settings.spacing_mm is not None:
-        steps.append(
-            {
-                "_target_": "Spacingd",
-                "keys": "image",
-                "pixdim": list(settings.spacing_mm),
-                "mode": "bilinear",
-                "scale_extent": True,
-            }
-        )
+        spacing = {
+            "_target_": "Spacingd",
+            "keys": "image",
+            "pixdim": list(settings.spacing_mm),
+            "mode": "bilinear",
+            "scale_extent": True,
+            "align_corners": True,  # MONAI warns otherwise, though it changes nothing here
+        }
+        steps += [_moved("image", FAR_MM), spacing]
     return [*steps, {"_target_": "Lambdad", "keys": "image", "func": NORMALISE}]
+
+
+def _moved(key: str, by_mm: float) -> dict[str, Any]:
+    """A step that moves the origin and no voxel; MONAI does not undo it by itself."""
+    return {"_target_": "Lambdad", "keys": key, "func": MOVE.format(by_mm)}
 
 
 def _postprocessing(config: ModelConfig) -> list[dict[str, Any]]:
@@ -141,6 +152,7 @@ def _postprocessing(config: ModelConfig) -> list[dict[str, Any]]:
             "orig_keys": "image",
             "nearest_interp": False,
         },
+        *([] if config.preparation.spacing_mm is None else [_moved("pred", -FAR_MM)]),
         {"_target_": "Lambdad", "keys": "pred", "func": _paint(config)},
         {
             "_target_": "SaveImaged",
@@ -159,7 +171,8 @@ def _paint(config: ModelConfig) -> str:
     """An expression from probabilities to labels; see `postprocess`."""
     if config.target == "classes":
         values = [0, *config.labels.values()]
-        return f"$lambda p: torch.tensor({values})[p.as_tensor().argmax(dim=0, keepdim=True)]"
+        # Indexed by `p` itself, the labels keep its place in space and the name of its file.
+        return f"$lambda p: torch.tensor({values})[p.argmax(dim=0, keepdim=True)]"
     painted = "torch.zeros_like(p[:1])"
     channels = list(enumerate(config.regions.values()))
     for number, region in sorted(channels, key=lambda pair: -len(pair[1].labels)):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
 from brainsegfounder.errors import UsageError
@@ -19,15 +22,16 @@ from brainsegfounder.inference.model_config import WEIGHTS_NAME
 from brainsegfounder.runs import RESEARCH_ONLY, package_version
 from brainsegfounder.volumes.volume import Volume
 from brainsegfounder.workflows.exporting import bundle, portable
-from brainsegfounder.workflows.exporting.agreement import Agreement, check, compare
+from brainsegfounder.workflows.exporting.agreement import Agreement, check, compare, first_window
 from brainsegfounder.workflows.exporting.cases import calibration_windows, choose_case
 from brainsegfounder.workflows.exporting.quantise import Windows, quantise_onnx, quantise_openvino
 from brainsegfounder.workflows.exporting.release import write_beside, write_release
+from brainsegfounder.workflows.exporting.speed import seconds_a_window
 from brainsegfounder.workflows.model_folder import Model, load_model, model_folder, seal
 
 Format = Literal["safetensors", "onnx", "openvino", "pt2", "monai-bundle"]
 RECORD_NAME = "export.json"
-WITH_INT8 = ("onnx", "openvino")
+FLOAT32, INT8 = "float32", "int8"
 PACKAGES = ("brainsegfounder", "torch", "onnx", "onnxruntime", "openvino", "nncf", "monai")
 NUM_WINDOWS = 24
 
@@ -50,12 +54,24 @@ class Exported:
         dice = [f"{k} {v:.4f}" for k, v in agreement["dice"].items() if v is not None]
         return [
             f"{self.record['format']}, {self.record['precision']}: {size / 1e6:.1f} MB",
+            *self._speed(),
             f"compared on {agreement['case']}: largest difference of a logit "
             f"{agreement['largest_logit_difference']:.2g} (of values up to "
             f"{agreement['largest_logit']:.3g}), Dice of labels "
             f"{', '.join(dice) or 'not known: nothing was found'}",
             RESEARCH_ONLY,
         ]
+
+    def _speed(self) -> list[str]:
+        speed = self.record["speed"]
+        if speed is None:
+            return []
+        seconds, shape = speed["seconds_a_window"], "x".join(map(str, self.record["window_vox"]))
+        told = ", ".join(f"{name} {found:.2g} s" for name, found in seconds.items())
+        lines = [f"a window of {shape} voxels on {speed['threads']} threads: {told}"]
+        if seconds.get(INT8, 0.0) > seconds.get(FLOAT32, math.inf):
+            lines.append("int8 is slower than float32 here: export without --int8.")
+        return lines
 
 
 def export_model(
@@ -100,7 +116,7 @@ def export_model(
     facts = {
         "notice": RESEARCH_ONLY,
         "format": to,
-        "precision": "int8" if int8 else "float32",
+        "precision": INT8 if int8 else FLOAT32,
         "model": {
             "name": model.config.name,
             "weights_sha256": sha256(model_folder(model_path) / WEIGHTS_NAME),
@@ -109,9 +125,9 @@ def export_model(
         "calibration": {"cases": len(used), "windows": len(windows)} if int8 else None,
     }
     with _unfinished(out) as folder:
-        agreement = _write(to, folder, model, image, name, windows if int8 else None)
+        agreement, speed = _write(to, folder, model, image, name, windows if int8 else None)
         check(agreement, str(facts["precision"]), f"{out}: the {to} export")
-        record = _finish(folder, facts, agreement)
+        record = _finish(folder, facts | {"speed": speed}, agreement)
         replace_folder(folder, out)
     return Exported(out, record)
 
@@ -134,9 +150,9 @@ class _unfinished:  # noqa: N801 (a context)
 def _check_request(to: str, int8: bool, calibration: Path | None) -> None:
     if to not in get_args(Format):
         raise UsageError(f"--to {to}: no such format; expected {', '.join(get_args(Format))}.")
-    if int8 and to not in WITH_INT8:
+    if int8 and to not in QUANTISERS:
         raise UsageError(
-            f"--to {to} --int8: cannot be quantised; expected --to {' or '.join(WITH_INT8)}."
+            f"--to {to} --int8: cannot be quantised; expected --to {' or '.join(QUANTISERS)}."
         )
     if int8 and calibration is None:
         raise UsageError(
@@ -149,50 +165,60 @@ def _check_request(to: str, int8: bool, calibration: Path | None) -> None:
 
 def _write(
     to: str, folder: Path, model: Model, image: Volume, name: str, windows: Windows | None
-) -> Agreement:
-    """Write one format and compare what is read back."""
+) -> tuple[Agreement, dict[str, Any] | None]:
+    """Write one format, compare what is read back, and time it."""
     if to == "monai-bundle":
         bundle.write_bundle(folder, model)
-        return bundle.compare_bundle(folder, model, image, name)
-    network = WRITERS[to](folder, model, windows)
-    return compare(model, network, image, name)
+        return bundle.compare_bundle(folder, model, image, name), None
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        first = folder if windows is None else Path(place)
+        networks = {"PyTorch": model.network, FLOAT32: WRITERS[to](first, model)}
+        if windows is not None:
+            write_beside(folder, model.config)
+            QUANTISERS[to](first, folder, windows)
+            networks[INT8] = _reopened(folder, to, model)
+        agreement = compare(model, networks[FLOAT32 if windows is None else INT8], image, name)
+        if to == "safetensors":  # PyTorch runs it
+            return agreement, None
+        seconds = seconds_a_window(networks, first_window(model.config, image))
+        return agreement, {"threads": torch.get_num_threads(), "seconds_a_window": seconds}
 
 
-def _safetensors(folder: Path, model: Model, _: Windows | None) -> nn.Module:
+def _safetensors(folder: Path, model: Model) -> nn.Module:
     write_release(folder, model.network, model.config)
     return load_model(folder, "cpu").network
 
 
-def _pt2(folder: Path, model: Model, _: Windows | None) -> nn.Module:
+def _pt2(folder: Path, model: Model) -> nn.Module:
     write_beside(folder, model.config)
     portable.write_pt2(folder, portable.trace(model.network, model.config))
     return portable.reopen_pt2(folder)
 
 
-def _onnx(folder: Path, model: Model, windows: Windows | None) -> nn.Module:
+def _onnx(folder: Path, model: Model) -> nn.Module:
     write_beside(folder, model.config)
     portable.write_onnx(folder, portable.trace(model.network, model.config))
-    if windows is not None:
-        quantise_onnx(folder, windows)
     return _reopened(folder, "onnx", model)
 
 
-def _openvino(folder: Path, model: Model, windows: Windows | None) -> nn.Module:
+def _openvino(folder: Path, model: Model) -> nn.Module:
     write_beside(folder, model.config)
     portable.write_onnx(folder, portable.trace(model.network, model.config))
-    converted = portable.as_openvino(folder / portable.ONNX_NAME)
+    portable.write_openvino(folder, portable.as_openvino(folder / portable.ONNX_NAME))
     (folder / portable.ONNX_NAME).unlink()
-    if windows is not None:
-        converted = quantise_openvino(converted, windows)
-    portable.write_openvino(folder, converted)
     return _reopened(folder, "openvino", model)
 
 
-WRITERS: dict[str, Callable[[Path, Model, Windows | None], nn.Module]] = {
+WRITERS: dict[str, Callable[[Path, Model], nn.Module]] = {
     "safetensors": _safetensors,
     "onnx": _onnx,
     "openvino": _openvino,
     "pt2": _pt2,
+}
+# From the folder of an export in float32 to that of one in int8.
+QUANTISERS: dict[str, Callable[[Path, Path, Windows], None]] = {
+    "onnx": quantise_onnx,
+    "openvino": quantise_openvino,
 }
 
 

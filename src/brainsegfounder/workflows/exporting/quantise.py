@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 import math
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainsegfounder.inference.backends import require
-from brainsegfounder.workflows.exporting.portable import INPUT, ONNX_NAME
+from brainsegfounder.workflows.exporting.portable import (
+    INPUT,
+    ONNX_NAME,
+    OPENVINO_NAME,
+    write_openvino,
+)
 
 Windows = Sequence[NDArray[np.float32]]
 
@@ -38,14 +43,15 @@ BLOCK_CONVOLUTIONS = re.compile(
 )
 
 
-def quantise_openvino(model: Any, windows: Windows) -> Any:
-    """OpenVINO's model in int8, by NNCF.
+def quantise_openvino(float32: Path, folder: Path, windows: Windows) -> None:
+    """Write `model.xml` and `model.bin` in int8 into `folder`, by NNCF, from those in `float32`.
 
     Raises:
-        UsageError: nncf is not installed.
+        UsageError: nncf or openvino is not installed.
     """
-    nncf = require("nncf")
+    nncf, openvino = require("nncf"), require("openvino")
     logging.getLogger("nncf").setLevel(logging.ERROR)
+    model = openvino.Core().read_model(str(float32 / OPENVINO_NAME))
     nodes = model.get_ops()
     untouched = {node.get_type_name() for node in nodes} - {"Convolution", *NO_OPERATION}
     coarse = [
@@ -53,7 +59,7 @@ def quantise_openvino(model: Any, windows: Windows) -> Any:
         for node in nodes
         if node.get_type_name() == "Convolution" and not _is_fine(node, model)
     ]
-    return nncf.quantize(
+    int8 = nncf.quantize(
         model,
         nncf.Dataset(list(windows)),
         subset_size=len(windows),
@@ -63,6 +69,7 @@ def quantise_openvino(model: Any, windows: Windows) -> Any:
             activations_range_estimator_params=_widest_ranges(require("nncf.quantization"))
         ),
     )
+    write_openvino(folder, int8)
 
 
 def _widest_ranges(quantization: Any) -> Any:
@@ -90,22 +97,20 @@ def _is_fine(node: Any, model: Any) -> bool:
     return is_wide and not sees_image and math.prod(size) * FINE >= math.prod(window)
 
 
-def quantise_onnx(folder: Path, windows: Windows) -> None:
-    """Replace `model.onnx` by one in int8, by ONNX Runtime's own tools.
+def quantise_onnx(float32: Path, folder: Path, windows: Windows) -> None:
+    """Write `model.onnx` in int8 into `folder`, by ONNX Runtime's tools, from that in `float32`.
 
     Raises:
         UsageError: onnxruntime is not installed.
     """
     tools, onnx = require("onnxruntime.quantization"), require("onnx")
-    path = folder / ONNX_NAME
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        float32 = path.rename(Path(place) / ONNX_NAME)
-        nodes = onnx.load(str(float32)).graph.node
-        convolutions = [node for node in nodes if node.op_type == "Conv"]
-        ours = [node.name for node in convolutions if BLOCK_CONVOLUTIONS.search(node.input[1])]
+    source = str(float32 / ONNX_NAME)
+    convolutions = [node for node in onnx.load(source).graph.node if node.op_type == "Conv"]
+    ours = [node.name for node in convolutions if BLOCK_CONVOLUTIONS.search(node.input[1])]
+    with _without_advice():
         tools.quantize_static(
-            str(float32),
-            str(path),
+            source,
+            str(folder / ONNX_NAME),
             _Reader(windows),
             quant_format=tools.QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
@@ -114,6 +119,21 @@ def quantise_onnx(folder: Path, windows: Windows) -> None:
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8,
         )
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without ONNX Runtime's advice to simplify a graph whose constants are folded already."""
+    root = logging.getLogger()
+    root.addFilter(_is_no_advice)
+    try:
+        yield
+    finally:
+        root.removeFilter(_is_no_advice)
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Please consider")
 
 
 class _Reader:

@@ -39,14 +39,24 @@ def pico_config():
 
 
 @pytest.fixture(scope="module")
-def pico(pico_config, tmp_path_factory):
-    """A model folder with random weights that are off their start."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = build_network(pico_config)
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter += 0.05 * torch.randn_like(parameter)
+def shaken():
+    """Makes a network with random weights that are off their start."""
+
+    def build(config):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = build_network(config)
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter += 0.05 * torch.randn_like(parameter)
+        return network
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def pico(pico_config, shaken, tmp_path_factory):
+    """A model folder."""
     folder = tmp_path_factory.mktemp("pico") / "model"
-    save_model(folder, network, pico_config)
+    save_model(folder, shaken(pico_config), pico_config)
     return folder

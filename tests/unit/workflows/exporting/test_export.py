@@ -23,6 +23,7 @@ from brainsegfounder.workflows.exporting.bundle import check_model
 from brainsegfounder.workflows.exporting.cases import calibration_windows
 from brainsegfounder.workflows.exporting.export import export_model
 from brainsegfounder.workflows.exporting.release import public_facts
+from brainsegfounder.workflows.exporting.speed import ROUNDS, seconds_a_window
 from brainsegfounder.workflows.model_folder import load_model
 
 
@@ -47,13 +48,14 @@ def test_a_release_is_a_model_folder_that_gives_the_same_and_names_nobody(pico, 
     record = json.loads((done.folder / "export.json").read_text())
     assert record["agreement"]["largest_logit_difference"] == 0.0
     assert record["agreement"]["largest_probability_difference"] == 0.0
+    assert record["speed"] is None
     assert record["notice"] == "Research use only. Not a medical device."
     assert "CC-BY-4.0" in (done.folder / "LICENSE").read_text()
 
 
 @pytest.mark.slow
 def test_an_export_that_disagrees_is_refused_and_removed(pico, tmp_path, monkeypatch):
-    def spoilt(folder, model, _):
+    def spoilt(folder, model):
         network = load_model(pico, "cpu").network
         network.out.conv.conv.bias.data += 1.0
         return network
@@ -116,6 +118,33 @@ def test_what_differs_too_much_is_refused(found, precision, message):
 )
 def test_what_agrees_is_not(found, precision):
     assert check(found, precision, "out") is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "advice"),
+    [
+        ({"PyTorch": 0.36, "float32": 0.29, "int8": 0.46}, True),
+        ({"PyTorch": 0.36, "float32": 0.16, "int8": 0.11}, False),
+        ({"PyTorch": 0.36, "float32": 0.29}, False),
+    ],
+)
+def test_int8_that_is_slower_is_advised_against(seconds, advice):
+    record = {
+        **{"format": "onnx", "precision": "int8", "bytes": {"model.onnx": 48e6}},
+        **{"agreement": agreement().record(), "window_vox": [64, 64, 64]},
+        "speed": {"threads": 2, "seconds_a_window": seconds},
+    }
+    lines = exporting.Exported(None, record).lines()
+    assert lines[1].startswith("a window of 64x64x64 voxels on 2 threads: PyTorch 0.36 s, float32")
+    assert ("int8 is slower than float32 here: export without --int8." in lines) == advice
+
+
+def test_networks_are_timed_in_turns_after_one_that_does_not_count():
+    called = []
+    networks = {name: lambda _, name=name: called.append(name) for name in ("a", "b")}
+    seconds = seconds_a_window(networks, torch.zeros(1))
+    assert called == ["a", "b"] * (1 + ROUNDS)
+    assert list(seconds) == ["a", "b"]
 
 
 def test_agreement_of_labels_is_by_region(pico_config):
