@@ -36,6 +36,7 @@ from brainsegfounder.workflows.compare_page import comparison_page, draw_all
 SUBJECT = "subject"
 # Compared where no metric is named and every method has them; the first one counts most.
 USUAL = ("dice", "hd95_mm", "lesion_f1")
+USUAL_OF_STRUCTURES = ("dice", "hd95_mm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class CompareOptions:
     """What is asked of a comparison.
 
     Attributes:
-        metrics: Columns to compare, the most important first; empty takes `USUAL`.
+        metrics: Columns to compare, the most important first; empty takes
+            `USUAL`, or `USUAL_OF_STRUCTURES`.
         margins: Largest loss accepted, each `VALUE` (of the first metric) or `METRIC=VALUE`.
         baseline: Name of the method to compare with; None takes the first.
         level: Of intervals, such as 0.95.
@@ -108,7 +110,8 @@ def run_compare(words: Sequence[str], out: Path, options: CompareOptions) -> Com
     methods = named(gathered.methods, options.baseline)
     if options.region_mean:
         methods = [Method(one.name, with_region_mean(one.rows)) for one in methods]
-    metrics = choose_metrics(methods, options.metrics)
+    usual = USUAL_OF_STRUCTURES if gathered.of_structures else USUAL
+    metrics = choose_metrics(methods, options.metrics, usual)
     margins = parse_margins(options.margins, metrics)
     settings = Settings(options.level, margins, options.seed, options.unit)
     people = read_participants(options.participants) if options.participants else None
@@ -126,8 +129,10 @@ def run_compare(words: Sequence[str], out: Path, options: CompareOptions) -> Com
     return done
 
 
-def choose_metrics(methods: Sequence[Method], wanted: Sequence[str]) -> list[str]:
-    """The metrics to compare.
+def choose_metrics(
+    methods: Sequence[Method], wanted: Sequence[str], usual: Sequence[str]
+) -> list[str]:
+    """The metrics to compare: those wanted, else the usual ones that all methods have.
 
     Raises:
         UsageError: A method lacks one that is wanted, or there is none in common.
@@ -142,7 +147,7 @@ def choose_metrics(methods: Sequence[Method], wanted: Sequence[str]) -> list[str
                     f"{', '.join(shared) or 'none in common'}."
                 )
     judged = [metric for metric in shared if direction_of(metric) != "none"]
-    chosen = list(dict.fromkeys(wanted)) or [m for m in USUAL if m in shared] or judged[:1]
+    chosen = list(dict.fromkeys(wanted)) or [m for m in usual if m in shared] or judged[:1]
     if not chosen:
         told = "; ".join(f"{name} has {', '.join(of) or 'none'}" for name, of in there.items())
         raise UsageError(

@@ -41,12 +41,14 @@ class Gathered:
         files: Those of each method.
         convention: By which all were computed, or None where no file says.
         warnings: What a reader must know.
+        of_structures: Whether a file says that its regions are structures, which have no lesions.
     """
 
     methods: Sequence[Method]
     files: Mapping[str, Sequence[ScoreFile]]
     convention: str | None
     warnings: Sequence[str]
+    of_structures: bool = False
 
 
 def gather(words: Sequence[str], *, by_labels: bool = False) -> Gathered:
@@ -75,7 +77,8 @@ def gather(words: Sequence[str], *, by_labels: bool = False) -> Gathered:
         _check_once(name, of_method)
     methods = [Method(name, [row for f in of for row in f.rows]) for name, of in files.items()]
     warnings = [*_split_warnings(files), *_fold_warnings(methods), *_label_warnings(methods)]
-    return Gathered(methods, files, _convention(files), warnings)
+    kinds = {file.extra.get("regions_are") for of in files.values() for file in of}
+    return Gathered(methods, files, _convention(files), warnings, "structures" in kinds)
 
 
 def parse_source(word: str) -> Source:

@@ -67,7 +67,7 @@ def score_cases(
     places = {case.case: place for place, case in enumerate(cases)}
     scores.sort(key=lambda score: places[score.case])
     if rank() == 0:
-        write_metrics(out, scores, RULES, facts)
+        write_metrics(out, scores, RULES, {**facts, "regions_are": model.config.regions_are})
         write_text(out / ESTIMATES_NAME, json.dumps(told_by_all, indent=1) + "\n")
     return scores
 

@@ -63,6 +63,27 @@ def compared(words, out: Path, **options):
     return done, json.loads((out / "comparison.json").read_text())
 
 
+@pytest.mark.parametrize(
+    ("facts", "metrics"),
+    [
+        ({"regions_are": "structures"}, ["dice", "hd95_mm"]),
+        ({"regions_are": "lesions"}, ["dice", "hd95_mm", "lesion_f1"]),
+        ({}, ["dice", "hd95_mm", "lesion_f1"]),
+    ],
+)
+def test_of_structures_no_lesions_are_compared_unless_asked_for(facts, metrics, tmp_path):
+    words = []
+    for name, gain in (("theirs", 0.0), ("ours", 0.05)):
+        rows = records(scores(tmp_path / f"{name}.csv", gain, full=True))
+        for row in rows:
+            row |= {key: float(row[key]) for key in ("dice", "hd95_mm")} | {"lesion_f1": 1.0}
+        words.append(tmp_path / f"{name}.json")
+        words[-1].write_text(json.dumps({"cases": rows, **facts}))
+    assert compared(words, tmp_path / "out")[1]["metrics"] == metrics
+    _, asked = compared(words, tmp_path / "asked", metrics=["lesion_f1"])
+    assert asked["metrics"] == ["lesion_f1"]
+
+
 def test_two_tables_give_everything_that_is_promised(tmp_path):
     one = scores(tmp_path / "theirs.csv", full=True)
     other = scores(tmp_path / "ours.csv", 0.05, seed=1, full=True)

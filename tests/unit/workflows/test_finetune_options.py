@@ -180,6 +180,7 @@ def test_a_finished_run_is_scored_with_fewer_contrasts(
     assert [float(row["dice"]) for row in rows] == pytest.approx([s.dice for s in scores], abs=1e-4)
     facts = json.loads((out / "metrics.json").read_text())
     assert facts["contrasts"] == ["T1w", "FLAIR"]
+    assert facts["regions_are"] == "lesions"
 
     store = open_store(cohort)
     [case] = [case for case in store.cases if case.subject == TESTED]
