@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from brainsegfounder import __version__
 from brainsegfounder.cli.auditing import audit
 from brainsegfounder.cli.comparing import compare
 from brainsegfounder.cli.endings import end_with_refused
@@ -52,6 +53,23 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipes, the settings of every run.")
 app.add_typer(recipe_app, name="recipe")
+
+
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"brainsegfounder {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_tell_version, help="Print the version and end."
+        ),
+    ] = False,
+) -> None: ...
 
 
 @app.command()

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from brainsegfounder import __version__
 from brainsegfounder.errors import BrainSegFounderError, Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--model", type=Path, help="A model folder or a run (participant).")
     options.add_argument("--json", action="store_true", help="Print for machines.")
-    options.add_argument("--version", action="version", version=_version())
+    options.add_argument("--version", action="version", version=f"brainsegfounder {__version__}")
     return options
 
 
@@ -144,12 +145,3 @@ def _check_folders(bids: Path, out: Path) -> None:
             f"{out}: lies among the scans of {bids}; expected a folder apart, or one in its "
             "derivatives/. Choose another OUT_DIR."
         )
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return f"brainsegfounder {metadata.version('brainsegfounder')}"
-    except metadata.PackageNotFoundError:
-        return "brainsegfounder"
