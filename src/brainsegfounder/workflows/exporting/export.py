@@ -68,7 +68,8 @@ class Exported:
             return []
         seconds, shape = speed["seconds_a_window"], "x".join(map(str, self.record["window_vox"]))
         told = ", ".join(f"{name} {found:.2g} s" for name, found in seconds.items())
-        lines = [f"a window of {shape} voxels on {speed['threads']} threads: {told}"]
+        threads = f"{speed['threads']} thread{'s' if speed['threads'] > 1 else ''}"
+        lines = [f"a window of {shape} voxels on {threads}: {told}"]
         if seconds.get(INT8, 0.0) > seconds.get(FLOAT32, math.inf):
             lines.append("int8 is slower than float32 here: export without --int8.")
         return lines

@@ -139,6 +139,13 @@ def test_int8_that_is_slower_is_advised_against(seconds, advice):
     assert ("int8 is slower than float32 here: export without --int8." in lines) == advice
 
 
+def test_one_thread_is_not_told_of_as_several():
+    record = {"speed": {"threads": 1, "seconds_a_window": {"PyTorch": 1.0}}, "window_vox": [64] * 3}
+    assert exporting.Exported(None, record)._speed() == [
+        "a window of 64x64x64 voxels on 1 thread: PyTorch 1 s"
+    ]
+
+
 def test_networks_are_timed_in_turns_after_one_that_does_not_count():
     called = []
     networks = {name: lambda _, name=name: called.append(name) for name in ("a", "b")}
